@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'cross_entropy', 'train', 'prepared', 'augmented', 'ERM']
 
-# %% ../nbs/07_training.ipynb #d1feb21a
+# %% ../nbs/07_training.ipynb #2f39d907
 import contextlib, copy, math, time, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #8b9d3199
+# %% ../nbs/07_training.ipynb #dc990a7e
 @dataclass(kw_only=True)
 class Training:
     "How to train a network"
@@ -35,7 +35,7 @@ class Training:
     label_smoothing:float = 0.   # share of each label that is spread over all classes
     augment:object = None        # images and a generator -> images, e.g. `masktune.masking.Augment()`
     patience:int = None          # stop after so many epochs without a better validation accuracy; None: never
-    accumulate:int = 1           # batches whose gradients are added up before a step
+    accumulate_steps:int = 1     # batches whose gradients are added up before a step
     bf16:bool = False            # autocast to bfloat16
     channels_last:bool = None    # memory layout; None: what was faster when measured (results/bench_*.csv)
     compile:bool = False         # run the network through torch.compile
@@ -47,15 +47,16 @@ class Training:
         learned = "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}){learned}"
 
-# %% ../nbs/07_training.ipynb #766d1950
+# %% ../nbs/07_training.ipynb #b2f83ef0
 def make_optimizer(
     net,                 # whose parameters to train
-    settings:Training,   # optimizer, lr, momentum, weight_decay
+    settings:Training,   # optimizer, momentum, weight_decay
+    lr:float,            # learning rate
 ):
     "SGD or AdamW, fused on a GPU"
     kind = one_of("optimizer", settings.optimizer, ["sgd", "adamw"])
     wanted = [p for p in net.parameters() if p.requires_grad]
-    kw = dict(lr=settings.lr, weight_decay=settings.weight_decay, fused=wanted[0].device.type == "cuda" or None)
+    kw = dict(lr=lr, weight_decay=settings.weight_decay, fused=wanted[0].device.type == "cuda" or None)
     return torch.optim.SGD(wanted, momentum=settings.momentum, **kw) if kind == "sgd" else torch.optim.AdamW(wanted, **kw)
 
 def rate_factor(
@@ -67,7 +68,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #7b141382
+# %% ../nbs/07_training.ipynb #5e08c3bc
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -101,7 +102,7 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #50a8f526
+# %% ../nbs/07_training.ipynb #c2e9bf02
 def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def train(
@@ -114,13 +115,14 @@ def train(
     keep:str=None,       # the number whose highest value marks the best weights
     checkpoint=None,     # folder to resume from
     label:str="training",# for the progress line
+    lr:float=None,       # learning rate at the start; None: that of the settings
 ):                       # (history, weights of the best epoch or None)
     "The training loop; a run that was killed and started again ends with the same bits"
-    s, device, loss = settings, net.device, loss or cross_entropy(settings.label_smoothing)
-    opt, run = make_optimizer(net, s), torch.compile(net) if s.compile else net
-    steps = -(-len(split)//s.batch_size)
+    s, device, loss, lr = settings, net.device, loss or cross_entropy(settings.label_smoothing), settings.lr if lr is None else lr
+    opt, run = make_optimizer(net, s, lr), torch.compile(net) if s.compile else net
+    steps = split.n_batches(s.batch_size)
     epoch, step, total, best, history = 0, 0, torch.zeros((), device=device), None, []
-    identity = [sorted((f.name, repr(getattr(s, f.name))) for f in fields(s)), label, torch.get_num_threads(), split.fingerprint(), split.labels, net]
+    identity = [sorted((f.name, repr(getattr(s, f.name))) for f in fields(s)), label, torch.get_num_threads(), lr, split.fingerprint(), split.labels, net]
     kept = Checkpoints(checkpoint, fingerprint(*identity) if checkpoint else "")
     random = torch.cuda if device.type == "cuda" else torch
     with torch.random.fork_rng([device] if device.type == "cuda" else []), track(None, label, s.epochs*steps, "batch") as bar:
@@ -133,15 +135,15 @@ def train(
             if step == 0: random.manual_seed(rng(s.seed, "chance", epoch).initial_seed())
             net.train()
             for batch in split.batches(s.batch_size, True, (s.seed, epoch), device, step, _channels_last(s, device)):
-                for group in opt.param_groups: group["lr"] = s.lr*rate_factor(s, epoch + step/steps)
+                for group in opt.param_groups: group["lr"] = lr*rate_factor(s, epoch + step/steps)
                 if transform: batch = transform(batch, rng(s.seed, "transform", epoch, step))
                 with torch.autocast(device.type, torch.bfloat16, enabled=s.bf16): l = loss(run, batch)
-                (l/s.accumulate).backward()
+                (l/s.accumulate_steps).backward()
                 step += 1
-                if step % s.accumulate == 0 or step == steps: opt.step(); opt.zero_grad()
+                if step % s.accumulate_steps == 0 or step == steps: opt.step(); opt.zero_grad()
                 total += l.detach()*len(batch.y)
                 bar.update()
-                if step < steps and step % s.accumulate == 0: kept.save(state)
+                if step < steps and step % s.accumulate_steps == 0: kept.save(state)
             row = dict(epoch=epoch + 1, loss=total.item()/len(split), lr=opt.param_groups[0]["lr"]) | (after_epoch(net) if after_epoch else {})
             if keep and (best is None or row[keep] > best[0]): best = (row[keep], {k: v.detach().clone() for k, v in net.state_dict().items()})
             history.append(row)
@@ -158,7 +160,7 @@ def _stalled(history, keep, patience):
 
 def _channels_last(settings, device): return device.type == "cuda" if settings.channels_last is None else settings.channels_last
 
-# %% ../nbs/07_training.ipynb #8506fcce
+# %% ../nbs/07_training.ipynb #c59b3329
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
