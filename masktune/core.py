@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['one_of', 'share', 'place', 'data_root', 'atomic', 'fingerprint', 'rng', 'pick_device', 'environment', 'track']
 
-# %% ../nbs/00_core.ipynb #870e801b
+# %% ../nbs/00_core.ipynb #779ad291
 import contextlib, difflib, hashlib, os, platform, sys, time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-# %% ../nbs/00_core.ipynb #cbe7fa7c
+# %% ../nbs/00_core.ipynb #e01cd154
 def one_of(
     what:str,        # what is being chosen, for the message, e.g. "bias"
     value,           # what the user gave
@@ -26,7 +26,7 @@ def one_of(
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{what}={value!r} is not known.{hint} There are: {', '.join(map(str, allowed))}.")
 
-# %% ../nbs/00_core.ipynb #e0f3bbe2
+# %% ../nbs/00_core.ipynb #3f1c37ec
 def share(
     what:str,        # name of the quantity, for the message
     value:float,     # a share of something, 0 to 1
@@ -35,7 +35,7 @@ def share(
     if 0 <= value <= 1: return value
     raise ValueError(f"{what}={value!r} must be a share between 0 and 1 (1 % is 0.01).")
 
-# %% ../nbs/00_core.ipynb #c33e44b3
+# %% ../nbs/00_core.ipynb #a033d1fe
 def place(
     path,            # a file or folder; relative ones count from the project, `~` is the home folder
 ) -> Path:
@@ -50,7 +50,7 @@ def data_root(
     "The folder that data sets are looked for in"
     return place(root or os.environ.get("MASKTUNE_DATA") or "data")
 
-# %% ../nbs/00_core.ipynb #2b4c0197
+# %% ../nbs/00_core.ipynb #974efba3
 @contextlib.contextmanager
 def atomic(
     path,            # the file to write; its folder is made if need be
@@ -65,7 +65,7 @@ def atomic(
         os.replace(temp, path)
     finally: temp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #556fd628
+# %% ../nbs/00_core.ipynb #0d997e1b
 def _feed(h, thing):
     if isinstance(thing, torch.nn.Module): thing = thing.state_dict()
     if isinstance(thing, dict):
@@ -86,7 +86,7 @@ def fingerprint(
     _feed(h, things)
     return h.hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #1378dd64
+# %% ../nbs/00_core.ipynb #0bbad163
 def rng(
     seed:int,        # the run's seed
     *purpose,        # what it is for, e.g. "order", epoch
@@ -94,7 +94,7 @@ def rng(
     "A CPU generator of its own for each seed and purpose"
     return torch.Generator().manual_seed(int(fingerprint(seed, *purpose), 16) >> 1)
 
-# %% ../nbs/00_core.ipynb #a2c1d12a
+# %% ../nbs/00_core.ipynb #95cf6dc8
 def pick_device(
     device=None,     # a torch device or its name; None: the first GPU, else Apple's, else the CPU
 ) -> torch.device:
@@ -114,9 +114,10 @@ def _cpu_name():
     names = [l.split(":")[1].strip() for l in info.read_text().splitlines() if l.startswith("model name")] if info.exists() else []
     return names[0] if names else platform.processor()
 
-# %% ../nbs/00_core.ipynb #6b538437
+# %% ../nbs/00_core.ipynb #f3e78932
 class _Line:
     "Where tqdm writes: the file named by `MASKTUNE_LOG`, else this notebook, else the terminal"
+    encoding = "utf-8"
     def __init__(self):
         self.log, self.handle = os.environ.get("MASKTUNE_LOG"), None
         self.notebook = "ipykernel" in sys.modules and not self.log
@@ -140,4 +141,5 @@ def track(
     unit:str="it",   # what is counted
 ):
     "Goes through `items` and shows how far it is; a tqdm bar"
-    return tqdm(items, desc=label, total=total, unit=unit, file=_Line(), leave=False, delay=1, mininterval=1, ncols=90)
+    return tqdm(items, desc=label, total=total, unit=unit, file=_Line(), leave=False, delay=1, mininterval=1, maxinterval=1, dynamic_ncols=False,
+                bar_format="{desc}: {percentage:3.0f} % {bar:16} {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}")

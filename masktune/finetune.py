@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaskTune', 'RandomMask']
 
-# %% ../nbs/10_finetune.ipynb #58236585
+# %% ../nbs/10_finetune.ipynb #4d66e0b9
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,7 +16,7 @@ from .metrics import predict
 from .saliency import Masks, compute_maps
 from .training import ERM, Training, augmented, prepared, train
 
-# %% ../nbs/10_finetune.ipynb #19ee5b6a
+# %% ../nbs/10_finetune.ipynb #f65a64c7
 @dataclass(kw_only=True)
 class MaskTune(Training):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)"
@@ -44,7 +44,7 @@ class MaskTune(Training):
         for i in range(self.iterations):
             folder = checkpoint and f"{checkpoint}/{i}"
             self.masks_.append(self._masks(net, bench, folder))
-            history, _ = train(net, bench.train, self, transform=self._hide, checkpoint=folder, label=type(self).__name__, lr=self.lr_,
+            history, _ = train(net, bench.train, self, transform=self._hide, checkpoint=folder, label=f"{type(self).__name__}, seed {self.seed}", lr=self.lr_,
                                after_epoch=lambda net: dict(val_accuracy=predict(net, bench.val).accuracy))
             histories.append(history.assign(iteration=i + 1, hidden=self.masks_[-1].share()))
         self.model_, self.history_ = net.eval(), pd.concat(histories, ignore_index=True)
@@ -71,7 +71,7 @@ class MaskTune(Training):
         batch = batch._replace(x=self.masks_[-1].apply(batch.x, batch.index))
         return augmented(self)(batch, generator) if self.augment else batch
 
-# %% ../nbs/10_finetune.ipynb #e4b7143c
+# %% ../nbs/10_finetune.ipynb #24484520
 @dataclass(kw_only=True)
 class RandomMask(MaskTune):
     "The control: each image's own mask, moved to a random place"

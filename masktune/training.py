@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'cross_entropy', 'train', 'prepared', 'augmented', 'ERM']
 
-# %% ../nbs/07_training.ipynb #2f39d907
+# %% ../nbs/07_training.ipynb #431c3c90
 import contextlib, copy, math, time, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #dc990a7e
+# %% ../nbs/07_training.ipynb #df1f1aa4
 @dataclass(kw_only=True)
 class Training:
     "How to train a network"
@@ -47,7 +47,7 @@ class Training:
         learned = "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}){learned}"
 
-# %% ../nbs/07_training.ipynb #b2f83ef0
+# %% ../nbs/07_training.ipynb #94d0cf0f
 def make_optimizer(
     net,                 # whose parameters to train
     settings:Training,   # optimizer, momentum, weight_decay
@@ -68,7 +68,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #5e08c3bc
+# %% ../nbs/07_training.ipynb #a727415b
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -102,7 +102,7 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #c2e9bf02
+# %% ../nbs/07_training.ipynb #64607642
 def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def train(
@@ -112,7 +112,7 @@ def train(
     loss=None,           # (network, Batch) -> mean loss; None: cross-entropy
     transform=None,      # (Batch, generator) -> Batch
     after_epoch=None,    # network -> dict of numbers for the history
-    keep:str=None,       # the number whose highest value marks the best weights
+    keep:str=None,       # the number whose highest value marks the best weights; of equals the latest, which is trained longest
     checkpoint=None,     # folder to resume from
     label:str="training",# for the progress line
     lr:float=None,       # learning rate at the start; None: that of the settings
@@ -145,9 +145,9 @@ def train(
                 bar.update()
                 if step < steps and step % s.accumulate_steps == 0: kept.save(state)
             row = dict(epoch=epoch + 1, loss=total.item()/len(split), lr=opt.param_groups[0]["lr"]) | (after_epoch(net) if after_epoch else {})
-            if keep and (best is None or row[keep] > best[0]): best = (row[keep], {k: v.detach().clone() for k, v in net.state_dict().items()})
+            if keep and (best is None or row[keep] >= best[0]): best = (row[keep], {k: v.detach().clone() for k, v in net.state_dict().items()})
             history.append(row)
-            bar.set_postfix({k: f"{v:.4g}" for k, v in row.items()}, refresh=False)
+            bar.set_postfix_str(", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "lr"), refresh=False)
             epoch, step, total = epoch + 1, 0, torch.zeros((), device=device)
             kept.save(state, now=epoch == s.epochs)
     net.fresh = False
@@ -160,7 +160,7 @@ def _stalled(history, keep, patience):
 
 def _channels_last(settings, device): return device.type == "cuda" if settings.channels_last is None else settings.channels_last
 
-# %% ../nbs/07_training.ipynb #c59b3329
+# %% ../nbs/07_training.ipynb #6c50b7fc
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
@@ -186,7 +186,7 @@ class ERM(Training):
     ):
         "Learns `model_` (best validation accuracy), `last_`, `history_`"
         net = prepared(model, self)
-        self.history_, best = train(net, bench.train, self, transform=augmented(self), keep="val_accuracy", checkpoint=checkpoint, label="ERM",
+        self.history_, best = train(net, bench.train, self, transform=augmented(self), keep="val_accuracy", checkpoint=checkpoint, label=f"ERM, seed {self.seed}",
                                     after_epoch=lambda net: dict(val_accuracy=predict(net, bench.val).accuracy))
         self.last_ = net.eval()
         self.model_ = copy.deepcopy(net)

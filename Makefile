@@ -1,0 +1,54 @@
+# Everything starts here: `make help`. PYTHON=... uses an interpreter that is set up already; without it a .venv is made.
+ifeq ($(origin PYTHON), undefined)
+PYTHON := .venv/bin/python
+READY := .venv/ready
+endif
+SYSTEM_PYTHON ?= python3
+SCRIPTS = $$($(PYTHON) -c "import sysconfig; print(sysconfig.get_path('scripts'))")
+export MPLBACKEND ?= agg
+
+.PHONY: help demo test test-all check lab notebooks readme docs clean
+
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(READY) ## see a network fall for a shortcut, and MaskTune pull it out (under 3 minutes); results in runs/demo
+	@$(SCRIPTS)/masktune run biased_mnist -p n_seeds=3 -p epochs=10 --out runs/demo
+
+test: $(READY) check ## all tests but the slow ones
+	$(PYTHON) -m pytest -q -m "not slow" --durations=5
+	$(SCRIPTS)/nbdev_test $(if $(MASKTUNE_DATA),--flags data)
+
+test-all: $(READY) check ## the slow ones as well
+	$(PYTHON) -m pytest -q --durations=10
+	$(SCRIPTS)/nbdev_test --flags "slow $(if $(MASKTUNE_DATA),data)"
+
+check: $(READY) ## notebooks are clean, and the library and README are what they say
+	$(PYTHON) -m pytest -q tests/test_project.py
+
+lab: $(READY) ## open JupyterLab on the notebooks
+	$(PYTHON) -m jupyterlab nbs
+
+notebooks: $(READY) ## export the library, run all its notebooks in place, clean them
+	$(SCRIPTS)/nbdev_export
+	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=1800 $(or $(NB),nbs/[0-9]*.ipynb)
+	$(SCRIPTS)/nbdev_clean
+
+docs: $(READY) ## render the site into _docs, where Quarto is installed
+	@command -v quarto >/dev/null || { echo "The site is rendered by Quarto, which is not installed: get it from https://quarto.org/docs/get-started. The notebooks themselves hold all text and pictures: make lab."; exit 1; }
+	$(SCRIPTS)/nbdev_docs
+	$(MAKE) readme
+
+readme: $(READY) ## write README.md from nbs/index.ipynb
+	$(PYTHON) tests/readme.py > README.md
+
+clean: ## remove what was made, but not results/
+	rm -rf .venv runs _docs _proc build dist *.egg-info
+
+.venv/ready: pyproject.toml
+	@$(SYSTEM_PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "masktune needs Python 3.11 or newer; this is $$($(SYSTEM_PYTHON) --version). Name another: make SYSTEM_PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(SYSTEM_PYTHON) -c "import ensurepip, venv" 2>/dev/null || { echo "This Python came without venv and ensurepip. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(SYSTEM_PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
