@@ -13,7 +13,7 @@ help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(READY) ## see a network fall for a shortcut, and MaskTune pull it out (under 3 minutes); results in runs/demo
-	@$(SCRIPTS)/masktune run biased_mnist -p n_seeds=3 -p epochs=10 --out runs/demo
+	@$(SCRIPTS)/masktune run biased_mnist -p n_seeds=3 -p epochs=8 --out runs/demo
 
 test: $(READY) check ## all tests but the slow ones
 	$(PYTHON) -m pytest -q -m "not slow" --durations=5

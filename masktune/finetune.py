@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaskTune', 'RandomMask']
 
-# %% ../nbs/10_finetune.ipynb #4d66e0b9
+# %% ../nbs/10_finetune.ipynb #e8c3362e
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,7 +16,7 @@ from .metrics import predict
 from .saliency import Masks, compute_maps
 from .training import ERM, Training, augmented, prepared, train
 
-# %% ../nbs/10_finetune.ipynb #f65a64c7
+# %% ../nbs/10_finetune.ipynb #1d2cd4c5
 @dataclass(kw_only=True)
 class MaskTune(Training):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)"
@@ -71,7 +71,7 @@ class MaskTune(Training):
         batch = batch._replace(x=self.masks_[-1].apply(batch.x, batch.index))
         return augmented(self)(batch, generator) if self.augment else batch
 
-# %% ../nbs/10_finetune.ipynb #24484520
+# %% ../nbs/10_finetune.ipynb #63e2f9e3
 @dataclass(kw_only=True)
 class RandomMask(MaskTune):
     "The control: each image's own mask, moved to a random place"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiments', 'parameters', 'run', 'record', 'main']
 
-# %% ../nbs/17_runs.ipynb #dbb44a1f
+# %% ../nbs/17_runs.ipynb #622bcb57
 import argparse, ast, json, os, subprocess, sys, threading, time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from .core import atomic, environment, one_of, place
 
-# %% ../nbs/17_runs.ipynb #12fcc36a
+# %% ../nbs/17_runs.ipynb #2321bad3
 def experiments() -> dict:
     "name -> notebook"
     here = Path(__file__).parent if "__file__" in globals() else place("masktune")
@@ -28,7 +28,7 @@ def parameters(
     known = papermill.inspect_notebook(str(experiments()[one_of("experiment", name, experiments())]))
     return pd.DataFrame([(p["name"], p["default"], p["help"]) for p in known.values()], columns=["parameter", "default", "meaning"]).set_index("parameter")
 
-# %% ../nbs/17_runs.ipynb #024275b6
+# %% ../nbs/17_runs.ipynb #4e37f7d6
 def _follow(log, done):
     "Show the last line of `log` until `done`: on one line in a terminal, every ten seconds elsewhere"
     shown, last = "", -10.
@@ -65,7 +65,7 @@ def run(
         else: os.environ["MASKTUNE_LOG"] = before
     return executed
 
-# %% ../nbs/17_runs.ipynb #17dadb3a
+# %% ../nbs/17_runs.ipynb #21581e5d
 def record(
     out,             # the run's folder
     parameters:dict, # what it was told
@@ -77,7 +77,7 @@ def record(
     with atomic(Path(out)/"config.json") as temp: temp.write_text(json.dumps(kept, indent=1, default=str))
     return kept
 
-# %% ../nbs/17_runs.ipynb #c295bf76
+# %% ../nbs/17_runs.ipynb #2dd9c3e0
 def _value(text):
     "A parameter as it stands on the command line: a Python literal, else a string"
     try: return ast.literal_eval(text)

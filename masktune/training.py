@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'cross_entropy', 'train', 'prepared', 'augmented', 'ERM']
 
-# %% ../nbs/07_training.ipynb #431c3c90
+# %% ../nbs/07_training.ipynb #c5fecd3a
 import contextlib, copy, math, time, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #df1f1aa4
+# %% ../nbs/07_training.ipynb #aaed74d7
 @dataclass(kw_only=True)
 class Training:
     "How to train a network"
@@ -47,7 +47,7 @@ class Training:
         learned = "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}){learned}"
 
-# %% ../nbs/07_training.ipynb #94d0cf0f
+# %% ../nbs/07_training.ipynb #ca1147ec
 def make_optimizer(
     net,                 # whose parameters to train
     settings:Training,   # optimizer, momentum, weight_decay
@@ -68,7 +68,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #a727415b
+# %% ../nbs/07_training.ipynb #6c2f96f8
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -102,7 +102,7 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #64607642
+# %% ../nbs/07_training.ipynb #be9e1926
 def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def train(
@@ -160,7 +160,7 @@ def _stalled(history, keep, patience):
 
 def _channels_last(settings, device): return device.type == "cuda" if settings.channels_last is None else settings.channels_last
 
-# %% ../nbs/07_training.ipynb #6c50b7fc
+# %% ../nbs/07_training.ipynb #b410ffb7
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
