@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'weigh', 'methods', 'look', 'cam', 'Maps', 'Masks', 'compute_maps']
 
-# %% ../nbs/09_saliency.ipynb #ac50c1c2
+# %% ../nbs/09_saliency.ipynb #588be84d
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from .data import Split
 from .masking import View, hide, move, place_back, threshold
 from .models import evaluating, wrap
 
-# %% ../nbs/09_saliency.ipynb #2fa3ac4b
+# %% ../nbs/09_saliency.ipynb #a4ef8473
 def _mean(A, G): return G.mean((2, 3))
 
 def _axiom(A, G): return (G*A).sum((2, 3))/(A.sum((2, 3)) + 1e-7)
@@ -37,18 +37,18 @@ def weigh(
     method:str,      # one of WEIGHTS, or "layercam"
 ) -> torch.Tensor:   # N×h×w, ≥ 0
     "CAM (Zhou 2016), Grad-CAM (Selvaraju 2017), Grad-CAM++ (Chattopadhay 2018), XGrad-CAM (Fu 2020), LayerCAM (Jiang 2021)"
-    if method == "layercam": return _layer(A, G).relu()
-    return torch.einsum("nchw,nc->nhw", A, WEIGHTS[method](A, G)).relu()
+    with torch.autocast(A.device.type, enabled=False):
+        A, G = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (A, G))
+        if method == "layercam": return _layer(A, G).relu()
+        return torch.einsum("nchw,nc->nhw", A, WEIGHTS[method](A, G)).relu()
 
-# %% ../nbs/09_saliency.ipynb #98eddd56
+# %% ../nbs/09_saliency.ipynb #a5a00afa
 def _averages(model, A):
     "Whether `model.pool` is the mean over places"
     noise = torch.randn(2, *A.shape[1:], generator=torch.Generator().manual_seed(0)).to(A)
     try: pooled = model.pool(noise)
     except RuntimeError: return False
     return pooled.shape == noise.shape[:2] and torch.allclose(pooled, noise.mean((2, 3)), atol=1e-5)
-
-def _full(A): return A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
 
 def _chosen(logits, target):
     "N class numbers: the predicted ones, or those given"
@@ -64,7 +64,7 @@ def _maps(model, x, method, target):
         if model.token_norm is None and _averages(model, A):
             logits = model.head(model.pool(A))
             G = model.head.weight[_chosen(logits, target)][:, :, None, None]/A[0, 0].numel()
-            return weigh(_full(A), _full(G), method), logits
+            return weigh(A, G, method), logits
     if method == "cam": raise ValueError("CAM needs a network whose pool is the mean over places; gradcam and xgradcam are the same thing for any other.")
     with torch.enable_grad():
         if model.token_norm is None: logits = model.head(model.pool(A := A.requires_grad_()))
@@ -72,9 +72,9 @@ def _maps(model, x, method, target):
         G, = torch.autograd.grad(logits.gather(1, _chosen(logits, target)[:, None]).sum(), A)
     A, G, logits = A.detach(), G.detach(), logits.detach()
     if model.token_norm is not None: A, G = (_as_map(t, x) for t in (A, G))
-    return weigh(_full(A), _full(G), method), logits
+    return weigh(A, G, method), logits
 
-# %% ../nbs/09_saliency.ipynb #16bc1873
+# %% ../nbs/09_saliency.ipynb #ff65e1b9
 def _through_tokens(model, tokens):
     "(output of the last block's first norm, logits), with a graph from the one to the other"
     held = {}
@@ -93,7 +93,7 @@ def _as_map(tokens, x):
     w = h*W//H
     return tokens[:, tokens.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))
 
-# %% ../nbs/09_saliency.ipynb #0c644c29
+# %% ../nbs/09_saliency.ipynb #9ec25267
 def _library():
     "name -> class, for what pytorch-grad-cam has and the list above has not"
     import pytorch_grad_cam as lib
@@ -122,7 +122,7 @@ def methods() -> list:
     "The names that `cam` knows"
     return [*WEIGHTS, "layercam", *sorted(_library())]
 
-# %% ../nbs/09_saliency.ipynb #abe7bf3d
+# %% ../nbs/09_saliency.ipynb #b667884c
 def look(
     model,           # any classifier
     x,               # float N×C×H×W in [0, 1]
@@ -146,7 +146,7 @@ def cam(
     "Where `model` looks, at the resolution of its features; the model is left as it was"
     return look(model, x, method, target)[0]
 
-# %% ../nbs/09_saliency.ipynb #3399fe3e
+# %% ../nbs/09_saliency.ipynb #8484f6c6
 @dataclass
 class Maps:
     "One small map for every image of a split"
@@ -187,7 +187,7 @@ class Maps:
         notes += f"; {100*self.agreement:.2f} % of mask pixels agree with full precision" if self.agreement is not None else ""
         return f"{len(self):,} maps of {h}×{w} for pictures of {self.size[0]}×{self.size[1]}, {2*h*w} bytes each, by {self.made_from['method']}{notes}"
 
-# %% ../nbs/09_saliency.ipynb #1a26d00a
+# %% ../nbs/09_saliency.ipynb #694a426b
 @dataclass
 class Masks:
     "Masks that are made when they are asked for"
@@ -216,7 +216,7 @@ class Masks:
         parts = torch.arange(len(self)).split(1024)
         return sum(self[p].float().sum().item() for p in parts)/(len(self)*self.maps.size[0]*self.maps.size[1])
 
-# %% ../nbs/09_saliency.ipynb #0fec06e9
+# %% ../nbs/09_saliency.ipynb #0bfff7cc
 def _unit(maps):
     "Each map scaled to [0, 1], as half floats"
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
