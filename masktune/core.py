@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['one_of', 'share', 'place', 'data_root', 'atomic', 'fingerprint', 'rng', 'pick_device', 'environment', 'track']
 
-# %% ../nbs/00_core.ipynb #ae92b687
+# %% ../nbs/00_core.ipynb #40f16f64
 import contextlib, difflib, hashlib, os, platform, sys, time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-# %% ../nbs/00_core.ipynb #09f62fc6
+# %% ../nbs/00_core.ipynb #a2d4abe6
 def one_of(
     what:str,        # what is being chosen, for the message, e.g. "bias"
     value,           # what the user gave
@@ -26,7 +26,7 @@ def one_of(
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{what}={value!r} is not known.{hint} There are: {', '.join(map(str, allowed))}.")
 
-# %% ../nbs/00_core.ipynb #3595b52a
+# %% ../nbs/00_core.ipynb #b6bf755f
 def share(
     what:str,        # name of the quantity, for the message
     value:float,     # a share of something, 0 to 1
@@ -35,7 +35,7 @@ def share(
     if 0 <= value <= 1: return value
     raise ValueError(f"{what}={value!r} must be a share between 0 and 1 (1 % is 0.01).")
 
-# %% ../nbs/00_core.ipynb #74b0f85f
+# %% ../nbs/00_core.ipynb #dc8177fa
 def place(
     path,            # a file or folder; relative ones count from the project, `~` is the home folder
 ) -> Path:
@@ -50,7 +50,7 @@ def data_root(
     "The folder that data sets are looked for in"
     return place(root or os.environ.get("MASKTUNE_DATA") or "data")
 
-# %% ../nbs/00_core.ipynb #bf09fa9c
+# %% ../nbs/00_core.ipynb #cef2e8ad
 @contextlib.contextmanager
 def atomic(
     path,            # the file to write; its folder is made if need be
@@ -65,7 +65,7 @@ def atomic(
         os.replace(temp, path)
     finally: temp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #757594d7
+# %% ../nbs/00_core.ipynb #c76f36d0
 def _feed(h, thing):
     if isinstance(thing, torch.nn.Module): thing = thing.state_dict()
     if isinstance(thing, dict):
@@ -86,7 +86,7 @@ def fingerprint(
     _feed(h, things)
     return h.hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #96969f41
+# %% ../nbs/00_core.ipynb #1f7b77da
 def rng(
     seed:int,        # the run's seed
     *purpose,        # what it is for, e.g. "order", epoch
@@ -94,7 +94,7 @@ def rng(
     "A CPU generator of its own for each seed and purpose"
     return torch.Generator().manual_seed(int(fingerprint(seed, *purpose), 16) >> 1)
 
-# %% ../nbs/00_core.ipynb #ddf41155
+# %% ../nbs/00_core.ipynb #1c196f04
 def pick_device(
     device=None,     # a torch device or its name; None: the first GPU, else Apple's, else the CPU
 ) -> torch.device:
@@ -114,7 +114,7 @@ def _cpu_name():
     names = [l.split(":")[1].strip() for l in info.read_text().splitlines() if l.startswith("model name")] if info.exists() else []
     return names[0] if names else platform.processor()
 
-# %% ../nbs/00_core.ipynb #f12d0c5f
+# %% ../nbs/00_core.ipynb #341f5701
 class _Line:
     "Where tqdm writes: the file named by `MASKTUNE_LOG`, else this notebook, else the terminal"
     encoding = "utf-8"
@@ -122,7 +122,7 @@ class _Line:
         self.log, self.handle = os.environ.get("MASKTUNE_LOG"), None
         self.notebook = "ipykernel" in sys.modules and not self.log
     def write(self, text):
-        line = text.strip("\r\n ")
+        line = text.replace("\x1b[A", "").strip()   # nested bars move the cursor
         if self.log:
             if line:
                 with open(self.log, "a") as f: f.write(line + "\n")

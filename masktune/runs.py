@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiments', 'parameters', 'run', 'record', 'main']
 
-# %% ../nbs/17_runs.ipynb #622bcb57
+# %% ../nbs/17_runs.ipynb #d940256f
 import argparse, ast, json, os, subprocess, sys, threading, time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from .core import atomic, environment, one_of, place
 
-# %% ../nbs/17_runs.ipynb #2321bad3
+# %% ../nbs/17_runs.ipynb #ee23d1a7
 def experiments() -> dict:
     "name -> notebook"
     here = Path(__file__).parent if "__file__" in globals() else place("masktune")
@@ -28,7 +28,7 @@ def parameters(
     known = papermill.inspect_notebook(str(experiments()[one_of("experiment", name, experiments())]))
     return pd.DataFrame([(p["name"], p["default"], p["help"]) for p in known.values()], columns=["parameter", "default", "meaning"]).set_index("parameter")
 
-# %% ../nbs/17_runs.ipynb #4e37f7d6
+# %% ../nbs/17_runs.ipynb #70ce8243
 def _follow(log, done):
     "Show the last line of `log` until `done`: on one line in a terminal, every ten seconds elsewhere"
     shown, last = "", -10.
@@ -58,14 +58,15 @@ def run(
     os.environ["MASKTUNE_LOG"] = str(log)
     follower = threading.Thread(target=_follow, args=(log, done), daemon=True)
     follower.start()
-    try: papermill.execute_notebook(str(experiments()[name]), str(executed), given | dict(out=str(out)), progress_bar=False, cwd=str(Path.cwd()))
+    try: papermill.execute_notebook(str(experiments()[name]), str(executed), given | dict(out=str(out)), progress_bar=False,
+                                         cwd=str(Path.cwd()), extra_arguments=["--log-level=ERROR"])
     finally:
         done.set(); follower.join()
         if before is None: del os.environ["MASKTUNE_LOG"]
         else: os.environ["MASKTUNE_LOG"] = before
     return executed
 
-# %% ../nbs/17_runs.ipynb #21581e5d
+# %% ../nbs/17_runs.ipynb #a84197a0
 def record(
     out,             # the run's folder
     parameters:dict, # what it was told
@@ -77,11 +78,17 @@ def record(
     with atomic(Path(out)/"config.json") as temp: temp.write_text(json.dumps(kept, indent=1, default=str))
     return kept
 
-# %% ../nbs/17_runs.ipynb #2dd9c3e0
+# %% ../nbs/17_runs.ipynb #ab899977
 def _value(text):
     "A parameter as it stands on the command line: a Python literal, else a string"
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): return text
+
+def _run(name, out, given):
+    "`run`, with an error inside the notebook told in its own words"
+    from papermill.exceptions import PapermillExecutionError
+    try: return run(name, out, **given)
+    except PapermillExecutionError as e: raise ValueError(f"{e.evalue} (What was done before is in {out/name}.ipynb.)") from None
 
 def main(argv=None):
     "masktune list | masktune show NAME | masktune run NAME -p key=value ... --out FOLDER"
@@ -100,7 +107,7 @@ def main(argv=None):
         else:
             wrong = [p for p in a.p if "=" not in p]
             if wrong: raise ValueError(f"-p {wrong[0]} must be KEY=VALUE.")
-            executed = run(a.name, a.out or f"runs/{a.name}", **{k: _value(v) for k, v in (p.split("=", 1) for p in a.p)})
+            executed = _run(a.name, place(a.out or f"runs/{a.name}"), {k: _value(v) for k, v in (p.split("=", 1) for p in a.p)})
             if (table := executed.parent/"table.md").exists(): print(table.read_text())
             print("\n".join(f"{f.name}: {f}" for f in sorted(executed.parent.iterdir()) if f.suffix in (".ipynb", ".png", ".csv")))
     except (ValueError, FileNotFoundError) as e: sys.exit(f"masktune: {e}")

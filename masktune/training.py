@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'cross_entropy', 'train', 'prepared', 'augmented', 'ERM']
 
-# %% ../nbs/07_training.ipynb #c5fecd3a
+# %% ../nbs/07_training.ipynb #cf0326b0
 import contextlib, copy, math, time, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #aaed74d7
+# %% ../nbs/07_training.ipynb #4163a074
 @dataclass(kw_only=True)
 class Training:
     "How to train a network"
@@ -47,7 +47,7 @@ class Training:
         learned = "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}){learned}"
 
-# %% ../nbs/07_training.ipynb #ca1147ec
+# %% ../nbs/07_training.ipynb #2f767f49
 def make_optimizer(
     net,                 # whose parameters to train
     settings:Training,   # optimizer, momentum, weight_decay
@@ -68,7 +68,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #6c2f96f8
+# %% ../nbs/07_training.ipynb #c5708948
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -102,7 +102,7 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #be9e1926
+# %% ../nbs/07_training.ipynb #4f20e64e
 def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def train(
@@ -118,7 +118,7 @@ def train(
     lr:float=None,       # learning rate at the start; None: that of the settings
 ):                       # (history, weights of the best epoch or None)
     "The training loop; a run that was killed and started again ends with the same bits"
-    s, device, loss, lr = settings, net.device, loss or cross_entropy(settings.label_smoothing), settings.lr if lr is None else lr
+    s, device, loss, lr = settings, net.device, loss or cross_entropy(settings.label_smoothing), settings.lr if lr is None else float(lr)
     opt, run = make_optimizer(net, s, lr), torch.compile(net) if s.compile else net
     steps = split.n_batches(s.batch_size)
     epoch, step, total, best, history = 0, 0, torch.zeros((), device=device), None, []
@@ -160,7 +160,7 @@ def _stalled(history, keep, patience):
 
 def _channels_last(settings, device): return device.type == "cuda" if settings.channels_last is None else settings.channels_last
 
-# %% ../nbs/07_training.ipynb #b410ffb7
+# %% ../nbs/07_training.ipynb #80f05ccb
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
