@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'picture_at', 'cache_root', 'images_from_files', 'from_files', 'from_folder', 'Benchmark',
            'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #7503b2df
+# %% ../nbs/02_data.ipynb #67885dd7
 import os, threading, queue
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, place, rng, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #33bb0d78
+# %% ../nbs/02_data.ipynb #56ff96d4
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #8a189ea3
+# %% ../nbs/02_data.ipynb #747baa7e
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -52,7 +52,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #242809a8
+# %% ../nbs/02_data.ipynb #56147ebe
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -65,7 +65,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #14cebadc
+# %% ../nbs/02_data.ipynb #37bf1c7e
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -85,7 +85,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #2f5fe9dc
+# %% ../nbs/02_data.ipynb #3bbd5a5b
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -106,7 +106,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #11e5dd78
+# %% ../nbs/02_data.ipynb #571dd930
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -128,6 +128,7 @@ def batches(self,
     device="cpu",        # where the batches are wanted
     start:int=0,         # number of batches to leave out at the beginning
     channels_last:bool=False,  # the memory layout of x
+    turns:tuple=(0, 1),  # (which, of how many): every so manieth batch only, where several processes share the work
 ):                       # yields Batch
     "The split in batches"
     device, layout = torch.device(device), torch.channels_last if channels_last else torch.contiguous_format
@@ -135,7 +136,7 @@ def batches(self,
     order = torch.randperm(len(self), generator=rng(seed, "order")) if shuffle else torch.arange(len(self))
     parts = order.tensor_split(tuple(range(batch_size, batch_size*self.n_batches(batch_size), batch_size)))
     def make():
-        for index in parts[start:]:
+        for index in parts[start + turns[0]::turns[1]]:
             at = (index if self.rows is None else self.rows[index]).to(images.device)
             x = images[at].to(device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
             there = index.to(device)
@@ -144,7 +145,7 @@ def batches(self,
 
 Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #cf4f0ff0
+# %% ../nbs/02_data.ipynb #700f0f80
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
@@ -182,7 +183,7 @@ def _repr_markdown_(self):
 
 Split.subset, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #34c1fe57
+# %% ../nbs/02_data.ipynb #5dbfdf55
 def picture_at(
     path,            # any image file that Pillow reads
     size:int=None,   # side in pixels: short side resized to it, centre cropped; None: as it is
@@ -200,7 +201,7 @@ def picture_at(
             im = im.crop((left, top, left + size, top + size))
         return np.asarray(im)
 
-# %% ../nbs/02_data.ipynb #26f9fed9
+# %% ../nbs/02_data.ipynb #ac4f7a77
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -213,7 +214,7 @@ def _content(paths, pool):
         with atomic(memo) as t: t.write_text(fingerprint(list(hashes)))
     return memo.read_text()
 
-# %% ../nbs/02_data.ipynb #ed6df894
+# %% ../nbs/02_data.ipynb #f3667134
 def _decode_into(store, done, paths, size, pool):
     "Decode what isn't done yet; collects every file that can't be read"
     def one(i):
@@ -257,7 +258,7 @@ def _size_of(path):
     except Exception: return None
     return (w, h) if turned else (h, w)
 
-# %% ../nbs/02_data.ipynb #cdb845ef
+# %% ../nbs/02_data.ipynb #6f593df0
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _class_files(root):
@@ -290,7 +291,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #ed2dda0e
+# %% ../nbs/02_data.ipynb #5e86c360
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -326,7 +327,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #ad022c74
+# %% ../nbs/02_data.ipynb #d19f7bf3
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
