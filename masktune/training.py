@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'cross_entropy', 'train', 'prepared', 'augmented', 'ERM']
 
-# %% ../nbs/07_training.ipynb #8dc708dc
+# %% ../nbs/07_training.ipynb #2c833d5d
 import contextlib, copy, math, time, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #8b319d1e
+# %% ../nbs/07_training.ipynb #59357f61
 @dataclass(kw_only=True)
 class Training:
     "How to train a network"
@@ -33,7 +33,7 @@ class Training:
     step_epochs:int = 25         # epochs between the steps of "step"
     step_factor:float = .5       # what each step multiplies the rate by
     label_smoothing:float = 0.   # share of each label that is spread over all classes
-    augment:object = None        # images and a generator -> images, e.g. `masktune.masking.Augment()`
+    augment:object = None        # (images, generator) -> images, e.g. `Augment()`; its repr should say what it does
     patience:int = None          # stop after so many epochs without a better validation accuracy; None: never
     accumulate_steps:int = 1     # batches whose gradients are added up before a step
     bf16:bool = False            # autocast to bfloat16
@@ -47,7 +47,7 @@ class Training:
         learned = "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}){learned}"
 
-# %% ../nbs/07_training.ipynb #41def6db
+# %% ../nbs/07_training.ipynb #9181c2c3
 def make_optimizer(
     net,                 # whose parameters to train
     settings:Training,   # optimizer, momentum, weight_decay
@@ -68,7 +68,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #4458b805
+# %% ../nbs/07_training.ipynb #55fc46d3
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -79,13 +79,13 @@ class Checkpoints:
     @property
     def files(self): return [self.folder/"last.pt", self.folder/"previous.pt"] if self.folder else []
 
-    def save(self, state, now=False):
-        "Keep `state`, unless saving would take more than a twentieth of the time"
-        if not self.folder or turns()[0] or not (now or time.monotonic() - self.saved > 20*self.cost): return
-        start, (last, previous) = time.monotonic(), self.files
-        with atomic(last.with_name("next.pt")) as temp: torch.save(state() | dict(identity=self.identity), temp)
-        if last.exists(): last.replace(previous)
-        last.with_name("next.pt").replace(last)
+    def save(self, state, last=False):
+        "Keep `state()`, unless saving would take more than a twentieth of the time"
+        if not self.folder or turns()[0] or not (last or time.monotonic() - self.saved > 20*self.cost): return
+        start, (newest, previous) = time.monotonic(), self.files
+        with atomic(newest.with_name("next.pt")) as temp: torch.save(state() | dict(identity=self.identity), temp)
+        if newest.exists(): newest.replace(previous)
+        newest.with_name("next.pt").replace(newest)
         self.saved = time.monotonic()
         self.cost = self.saved - start
 
@@ -102,7 +102,7 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #0d9ecb31
+# %% ../nbs/07_training.ipynb #b37daa6e
 def _slice(batch):
     "(this process's part of a batch, its weight); a batch too small to share is done by all"
     which, n, size = *turns(), len(batch.y)
@@ -123,7 +123,7 @@ def _average_buffers(net):
     for b in moving: b.div_(turns()[1])
     _add_up(moving)
 
-# %% ../nbs/07_training.ipynb #c1adc5cd
+# %% ../nbs/07_training.ipynb #92e4ea06
 def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def train(
@@ -151,7 +151,7 @@ def train(
             epoch, step, total, best, history = (state[k] for k in ("epoch", "step", "total", "best", "history"))
             net.load_state_dict(state["net"]); opt.load_state_dict(state["opt"]); random.set_rng_state(state["random"])
             total = total.to(device); bar.update(epoch*steps + step)
-        def state(): return dict(epoch=epoch, step=step, total=total, best=best, history=history, net=net.state_dict(), opt=opt.state_dict(), random=random.get_rng_state())
+        def now(): return dict(epoch=epoch, step=step, total=total, best=best, history=history, net=net.state_dict(), opt=opt.state_dict(), random=random.get_rng_state())
         while epoch < s.epochs and not _stalled(history, keep, s.patience):
             if step == 0: random.manual_seed(rng(s.seed, "chance", epoch).initial_seed())
             net.train()
@@ -167,14 +167,14 @@ def train(
                     opt.step(); opt.zero_grad()
                 total += l.detach()*size
                 bar.update()
-                if step < steps and step % s.accumulate_steps == 0 and not team(): kept.save(state)
+                if step < steps and step % s.accumulate_steps == 0 and not team(): kept.save(now)
             _add_up([total]); _average_buffers(net)
             row = dict(epoch=epoch + 1, loss=total.item()/len(split), lr=opt.param_groups[0]["lr"]) | (after_epoch(net) if after_epoch else {})
             if keep and (best is None or row[keep] >= best[0]): best = (row[keep], {k: v.detach().clone() for k, v in net.state_dict().items()})
             history.append(row)
             bar.set_postfix_str(", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "lr"), refresh=False)
             epoch, step, total = epoch + 1, 0, torch.zeros((), device=device)
-            kept.save(state, now=epoch == s.epochs)
+            kept.save(now, last=epoch == s.epochs)
     net.fresh = False
     return pd.DataFrame(history), best and best[1]
 
@@ -185,7 +185,7 @@ def _stalled(history, keep, patience):
 
 def _channels_last(settings, device): return device.type == "cuda" if settings.channels_last is None else settings.channels_last
 
-# %% ../nbs/07_training.ipynb #ba594eb5
+# %% ../nbs/07_training.ipynb #00f44760
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last

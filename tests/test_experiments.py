@@ -18,7 +18,8 @@ MASKTUNE = Path(sysconfig.get_path("scripts"))/"masktune"
 NAMES = ["data", "root", "download", "bias", "draw", "conflicting", "val_conflicting", "epochs", "batch_size", "lr", "finetune_lr", "k", "iterations", "method", "seed", "n_seeds", "device", "out"]
 
 
-def test_biased_mnist_leaves_its_record(tmp_path):
+def test_biased_mnist_leaves_its_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")       # as many CI machines have it: the notebook must show its figures all the same
     executed = run("biased_mnist", tmp_path/"run", epochs=1, n_seeds=2, seed=4, conflicting=.05, device="cpu")
     table = pd.read_csv(tmp_path/"run"/"table.csv")
     assert list(table.columns) == ["method", "seed", "validation", "original", "aligned", "reversed", "balanced_worst"]
@@ -64,6 +65,17 @@ def test_wrong_values_are_one_sentence(tmp_path, given, says):
     args = [f"-p{k}={v}" for k, v in given.items()]
     done = subprocess.run([MASKTUNE, "run", "biased_mnist", "--out", tmp_path, *args], capture_output=True, text=True)
     assert done.returncode and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_fit_a_folder_from_the_command_line(tmp_path):
+    g = np.random.default_rng(0)
+    for name, shade in (("cat", 60), ("dog", 190)):
+        (tmp_path/"photos"/name).mkdir(parents=True)
+        for i in range(12): Image.fromarray((g.normal(shade, 40, (28, 28, 3))).clip(0, 255).astype("uint8")).save(tmp_path/"photos"/name/f"{i}.png")
+    done = subprocess.run([MASKTUNE, "fit", tmp_path/"photos", "--network", "small_cnn", "--epochs", "2", "--batch-size", "8", "--out", tmp_path/"run"], capture_output=True, text=True)
+    assert done.returncode == 0 and "MaskTune" in done.stdout and pd.read_csv(tmp_path/"run"/"table.csv").method.tolist() == ["ERM", "MaskTune"], done.stderr
+    done = subprocess.run([MASKTUNE, "fit", tmp_path/"photo"], capture_output=True, text=True)
+    assert done.returncode and done.stderr.startswith(f"masktune: there is no folder {tmp_path/'photo'}; the nearest that exists is {tmp_path}")
 
 
 def test_readme_on_a_folder_of_images(tmp_path, monkeypatch):

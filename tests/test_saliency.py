@@ -229,3 +229,12 @@ def test_families_that_cannot_be_cut_say_so():
     with torch.random.fork_rng(devices=[]): squeeze = torchvision.models.squeezenet1_1()
     with pytest.raises(ValueError, match="doesn't end in one linear layer.*Its last layers are"): wrap(squeeze)
     with pytest.raises(ValueError, match="refuses an image of 32×32 pixels; name the side"): tiny((nn.Conv2d, 3, 4, 3), (nn.ReLU,), (nn.Flatten,), (nn.Linear, 144, 2), size=32)
+
+
+def test_lower_precision_says_how_many_mask_pixels_agree():
+    net, x, _ = built("small_cnn")
+    split = Split.from_tensors((x*255).byte(), [0]*len(x))
+    rough, exact = compute_maps(net, split, bf16=True), compute_maps(net, split, bf16=False)
+    agree = (rough.masks()[torch.arange(4)] == exact.masks()[torch.arange(4)]).float().mean().item()
+    assert exact.agreement is None and .9 < rough.agreement <= 1 and abs(rough.agreement - agree) < 1e-6
+    assert "of mask pixels agree with full precision" in rough._repr_markdown_()
