@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaskTune', 'RandomMask']
 
-# %% ../nbs/10_finetune.ipynb #10902e55
+# %% ../nbs/10_finetune.ipynb #8183cfe4
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,7 +16,7 @@ from .metrics import predict
 from .saliency import Masks, compute_maps
 from .training import ERM, Training, augmented, prepared, train
 
-# %% ../nbs/10_finetune.ipynb #1bed1f03
+# %% ../nbs/10_finetune.ipynb #25927ea6
 @dataclass(kw_only=True)
 class MaskTune(Training):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)"
@@ -71,7 +71,7 @@ class MaskTune(Training):
         batch = batch._replace(x=self.masks_[-1].apply(batch.x, batch.index))
         return augmented(self)(batch, generator) if self.augment else batch
 
-# %% ../nbs/10_finetune.ipynb #174d3818
+# %% ../nbs/10_finetune.ipynb #46e8a89d
 @dataclass(kw_only=True)
 class RandomMask(MaskTune):
     "The control: each image's own mask, moved to a random place"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'weigh', 'methods', 'look', 'cam', 'Maps', 'Masks', 'compute_maps']
 
-# %% ../nbs/09_saliency.ipynb #17eaf272
-import time
+# %% ../nbs/09_saliency.ipynb #b092bcf7
+import copy, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .masking import View, hide, move, place_back, threshold
 from .metrics import gathered
 from .models import evaluating, wrap
 
-# %% ../nbs/09_saliency.ipynb #1ec67e8e
+# %% ../nbs/09_saliency.ipynb #c20448d2
 def _mean(A, G): return G.mean((2, 3))
 
 def _axiom(A, G): return (G*A).sum((2, 3))/(A.sum((2, 3)) + 1e-7)
@@ -43,7 +43,7 @@ def weigh(
         if method == "layercam": return _layer(A, G).relu()
         return torch.einsum("nchw,nc->nhw", A, WEIGHTS[method](A, G)).relu()
 
-# %% ../nbs/09_saliency.ipynb #c931a6b0
+# %% ../nbs/09_saliency.ipynb #e2eeee0c
 def _averages(model, A):
     "Whether `model.pool` is the mean over places"
     noise = torch.randn(2, *A.shape[1:], generator=torch.Generator().manual_seed(0)).to(A)
@@ -75,7 +75,7 @@ def _maps(model, x, method, target):
     if model.token_norm is not None: A, G = (_as_map(t, x) for t in (A, G))
     return weigh(A, G, method), logits
 
-# %% ../nbs/09_saliency.ipynb #c90e3e69
+# %% ../nbs/09_saliency.ipynb #dbda340a
 def _through_tokens(model, tokens):
     "(output of the last block's first norm, logits), with a graph from the one to the other"
     held = {}
@@ -94,7 +94,7 @@ def _as_map(tokens, x):
     w = h*W//H
     return tokens[:, tokens.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))
 
-# %% ../nbs/09_saliency.ipynb #e89c9367
+# %% ../nbs/09_saliency.ipynb #33eb6097
 def _library():
     "name -> class, for what pytorch-grad-cam has and the list above has not"
     import pytorch_grad_cam as lib
@@ -123,7 +123,7 @@ def methods() -> list:
     "The names that `cam` knows"
     return [*WEIGHTS, "layercam", *sorted(_library())]
 
-# %% ../nbs/09_saliency.ipynb #023e085c
+# %% ../nbs/09_saliency.ipynb #eb7422d1
 def look(
     model,           # any classifier
     x,               # float N×C×H×W in [0, 1]
@@ -147,7 +147,7 @@ def cam(
     "Where `model` looks, at the resolution of its features; the model is left as it was"
     return look(model, x, method, target)[0]
 
-# %% ../nbs/09_saliency.ipynb #8a0311eb
+# %% ../nbs/09_saliency.ipynb #3c5ae058
 @dataclass
 class Maps:
     "One small map for every image of a split"
@@ -156,7 +156,7 @@ class Maps:
     size:tuple               # (H, W) of the pictures
     made_from:dict           # what they belong to: weights and images (fingerprints), method, target, view
     box:tuple=None           # the part of the picture that the network saw; None: all of it
-    agreement:float=None     # share of mask pixels (k=2) that agree with full precision; None: it is full precision
+    agreement:float=None     # share of mask pixels (k=2) that agree with `cam` in full precision, on the first images
 
     def __len__(self): return len(self.values)
     @property
@@ -185,10 +185,10 @@ class Maps:
     def _repr_markdown_(self):
         h, w = self.values.shape[1:]
         notes = f"; {self.blank} are blank" if self.blank else ""
-        notes += f"; {100*self.agreement:.2f} % of mask pixels agree with full precision" if self.agreement is not None else ""
+        notes += f"; {100*self.agreement:.2f} % of mask pixels agree with full precision"
         return f"{len(self):,} maps of {h}×{w} for pictures of {self.size[0]}×{self.size[1]}, {2*h*w} bytes each, by {self.made_from['method']}{notes}"
 
-# %% ../nbs/09_saliency.ipynb #507e93bb
+# %% ../nbs/09_saliency.ipynb #67a71e13
 @dataclass
 class Masks:
     "Masks that are made when they are asked for"
@@ -217,7 +217,11 @@ class Masks:
         parts = torch.arange(len(self)).split(1024)
         return sum(self[p].float().sum().item() for p in parts)/(len(self)*self.maps.size[0]*self.maps.size[1])
 
-# %% ../nbs/09_saliency.ipynb #1610cec3
+# %% ../nbs/09_saliency.ipynb #f3ae5bf5
+def _agree(fast, exact, size):
+    "Share of mask pixels that are the same"
+    return (threshold(fast[:len(exact)], size) == threshold(_unit(exact), size)).float().mean().item()
+
 def _unit(maps):
     "Each map scaled to [0, 1], as half floats"
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
@@ -236,6 +240,7 @@ def compute_maps(
 ) -> Maps:
     "Where `model` looks in every image of `split`, for about the price of a forward pass"
     model, size = wrap(model, size=split.store.shape[-1]), tuple(split.store.shape[2:])
+    fast = copy.deepcopy(model).to(memory_format=torch.channels_last)     # 1.5 times as fast on a CPU
     if isinstance(target, str): one_of("target", target, ["predicted", "label"])
     if bf16 is None: bf16 = model.device.type == "cuda"
     made_from = dict(weights=fingerprint(model), images=split.fingerprint(), method=method, target=target if target != "label" else fingerprint(split.labels), view=repr(view), masks=repr(masks and (masks.rule, masks.maps.made_from)), bf16=bf16)
@@ -246,25 +251,22 @@ def compute_maps(
         begun = Maps.load(part, **made_from)
         values, correct = list(begun.values.split(batch_size)), list(begun.correct.split(batch_size))
     box = view and view.box(*size)
-    def result(): return Maps(torch.cat(values), torch.cat(correct), size, made_from, box)
-    start, spent, agreed = time.monotonic(), 0., None
+    def result(): return Maps(torch.cat(values), torch.cat(correct), size, made_from, box, agreed)
+    start, spent, agreed = time.monotonic(), 0., begun.agreement if values else None
     with track(None, "looking", len(split), "image") as bar:
         bar.update(sum(map(len, values)))
-        for b in split.batches(batch_size, device=model.device, start=len(values), turns=turns()):
+        for b in split.batches(batch_size, device=model.device, start=len(values), channels_last=True, turns=turns()):
             x = masks.apply(b.x, b.index) if masks else b.x
             x = view(x) if view else x
             chosen = None if target == "predicted" else b.y if target == "label" else target
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16): maps, logits = look(model, x, method, chosen)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16): maps, logits = look(fast, x, method, chosen)
             values.append(_unit(maps)); correct.append((logits.argmax(1) == b.y).cpu())
-            if bf16 and agreed is None:
-                full = _unit(look(model, x, method, chosen)[0])
-                agreed = (threshold(values[-1], size) == threshold(full, size)).float().mean().item()
+            if agreed is None: agreed = _agree(values[-1], look(model, x[:32], method, chosen[:32] if isinstance(chosen, torch.Tensor) else chosen)[0], size)
             bar.update(len(b.y))
             if part and time.monotonic() - start > 20*spent:
                 start = time.monotonic(); result().save(part); spent, start = time.monotonic() - start, time.monotonic()
     values, correct = gathered(values), gathered(correct)
     maps = result()
-    maps.agreement = agreed
     if file and turns()[0] == 0: maps.save(file)
     if part: part.unlink(missing_ok=True)
     return maps

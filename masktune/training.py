@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'cross_entropy', 'train', 'prepared', 'augmented', 'ERM']
 
-# %% ../nbs/07_training.ipynb #2c833d5d
+# %% ../nbs/07_training.ipynb #19c40d0b
 import contextlib, copy, math, time, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #59357f61
+# %% ../nbs/07_training.ipynb #5ba1b7a8
 @dataclass(kw_only=True)
 class Training:
     "How to train a network"
@@ -37,7 +37,7 @@ class Training:
     patience:int = None          # stop after so many epochs without a better validation accuracy; None: never
     accumulate_steps:int = 1     # batches whose gradients are added up before a step
     bf16:bool = False            # autocast to bfloat16
-    channels_last:bool = None    # memory layout; None: what was faster when measured (results/bench_*.csv)
+    channels_last:bool = True    # memory layout; the faster one where it was measured (results/bench_*.csv)
     compile:bool = False         # run the network through torch.compile
     seed:int = 0                 # of the order of batches, augmentation and dropout
     device:str = None            # None: the first GPU, else Apple's, else the CPU
@@ -47,7 +47,7 @@ class Training:
         learned = "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}){learned}"
 
-# %% ../nbs/07_training.ipynb #9181c2c3
+# %% ../nbs/07_training.ipynb #1285f763
 def make_optimizer(
     net,                 # whose parameters to train
     settings:Training,   # optimizer, momentum, weight_decay
@@ -68,7 +68,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #55fc46d3
+# %% ../nbs/07_training.ipynb #685f66f4
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -102,7 +102,7 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #b37daa6e
+# %% ../nbs/07_training.ipynb #b79f91d5
 def _slice(batch):
     "(this process's part of a batch, its weight); a batch too small to share is done by all"
     which, n, size = *turns(), len(batch.y)
@@ -123,7 +123,7 @@ def _average_buffers(net):
     for b in moving: b.div_(turns()[1])
     _add_up(moving)
 
-# %% ../nbs/07_training.ipynb #92e4ea06
+# %% ../nbs/07_training.ipynb #3db6ed71
 def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def train(
@@ -155,7 +155,7 @@ def train(
         while epoch < s.epochs and not _stalled(history, keep, s.patience):
             if step == 0: random.manual_seed(rng(s.seed, "chance", epoch).initial_seed())
             net.train()
-            for batch in split.batches(s.batch_size, True, (s.seed, epoch), device, step, _channels_last(s, device)):
+            for batch in split.batches(s.batch_size, True, (s.seed, epoch), device, step, s.channels_last):
                 for group in opt.param_groups: group["lr"] = lr*rate_factor(s, epoch + step/steps)
                 if transform: batch = transform(batch, rng(s.seed, "transform", epoch, step))
                 size, (batch, weight) = len(batch.y), _slice(batch)
@@ -183,9 +183,7 @@ def _stalled(history, keep, patience):
     values = [row[keep] for row in history] if keep and patience else []
     return len(values) > patience and max(values[-patience:]) <= max(values[:-patience]) if values else False
 
-def _channels_last(settings, device): return device.type == "cuda" if settings.channels_last is None else settings.channels_last
-
-# %% ../nbs/07_training.ipynb #00f44760
+# %% ../nbs/07_training.ipynb #1f6ca6a4
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
@@ -195,7 +193,7 @@ def prepared(
     net = wrap(model)
     if trained and net.fresh: raise ValueError(f"{type(settings).__name__} starts from a trained network, and this one still has random weights: fit ERM first, or load a checkpoint.")
     net, device = copy.deepcopy(net), pick_device(settings.device)
-    return net.to(device, memory_format=torch.channels_last if _channels_last(settings, device) else torch.preserve_format)
+    return net.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
 
 def augmented(settings):
     "The batch transform that `settings.augment` asks for, or None"

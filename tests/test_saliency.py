@@ -236,5 +236,5 @@ def test_lower_precision_says_how_many_mask_pixels_agree():
     split = Split.from_tensors((x*255).byte(), [0]*len(x))
     rough, exact = compute_maps(net, split, bf16=True), compute_maps(net, split, bf16=False)
     agree = (rough.masks()[torch.arange(4)] == exact.masks()[torch.arange(4)]).float().mean().item()
-    assert exact.agreement is None and .9 < rough.agreement <= 1 and abs(rough.agreement - agree) < 1e-6
+    assert exact.agreement > .9999 and .9 < rough.agreement < 1 and abs(rough.agreement - agree) < 1e-3
     assert "of mask pixels agree with full precision" in rough._repr_markdown_()
