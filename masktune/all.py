@@ -5,6 +5,9 @@ from masktune.data import *
 from masktune.glyphs import *
 from masktune.miniatures import *
 from masktune.shortcuts import *
+from masktune.synthetic import *
+from masktune.archives import *
+from masktune.benchmarks import *
 from masktune.models import *
 from masktune.metrics import *
 from masktune.training import *
