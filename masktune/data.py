@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files', 'from_folder', 'Benchmark',
            'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #348a40b2
+# %% ../nbs/02_data.ipynb #063010f6
 import os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, one_of, place, rng, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #3cc58a17
+# %% ../nbs/02_data.ipynb #cdb5da8f
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #1131b896
+# %% ../nbs/02_data.ipynb #f345825d
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -53,7 +53,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #38c30bf7
+# %% ../nbs/02_data.ipynb #147a8371
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -61,12 +61,12 @@ def _names(given, numbers, what):
     return list(given)
 
 def _numbers(values, n, what):
-    values = torch.as_tensor(np.array(values)).long()
+    values = torch.as_tensor(np.asarray(values).copy()).long()
     if values.shape != (n,): raise ValueError(f"{n} images need {n} {what}, one each, not an array of shape {tuple(values.shape)}")
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #6c816871
+# %% ../nbs/02_data.ipynb #2fd9f970
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -88,7 +88,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #2d499cfe
+# %% ../nbs/02_data.ipynb #b5ca37f6
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -109,7 +109,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #aa505fcd
+# %% ../nbs/02_data.ipynb #a995e0a6
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -147,7 +147,7 @@ def batches(self,
 
 Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #9af6e0e9
+# %% ../nbs/02_data.ipynb #ad614a92
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
@@ -187,7 +187,7 @@ def _repr_markdown_(self):
 
 Split.subset, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #fc9c24aa
+# %% ../nbs/02_data.ipynb #0cf0b5d8
 def picture_at(
     path,            # any image file that Pillow reads
     size:int=None,   # side in pixels: short side resized to it, centre cropped; None: as it is
@@ -205,7 +205,7 @@ def picture_at(
             im = im.crop((left, top, left + size, top + size))
         return np.asarray(im)
 
-# %% ../nbs/02_data.ipynb #e79b253c
+# %% ../nbs/02_data.ipynb #1835b4de
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -225,7 +225,7 @@ def _content(paths, pool):
         with atomic(memo) as t: t.write_text(fingerprint(list(hashes)))
     return memo.read_text()
 
-# %% ../nbs/02_data.ipynb #62ca23ff
+# %% ../nbs/02_data.ipynb #4ea738c1
 def _decode_into(store, done, paths, size, pool):
     "Decode what isn't done yet; number -> reason for every file that can't be read"
     def one(i):
@@ -242,7 +242,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #92415bcc
+# %% ../nbs/02_data.ipynb #9b368ca7
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -279,7 +279,7 @@ def _size_of(path):
     except Exception: return None
     return (w, h) if turned else (h, w)
 
-# %% ../nbs/02_data.ipynb #cf14ecc2
+# %% ../nbs/02_data.ipynb #4a6ec45d
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _class_files(root):
@@ -313,7 +313,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #480c28cc
+# %% ../nbs/02_data.ipynb #4cc60616
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -349,7 +349,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #63369b59
+# %% ../nbs/02_data.ipynb #6e2dbec1
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FONTS', 'TEXTURES', 'SHORTCUTS', 'PALETTE', 'SIGNS', 'stamp', 'scatter', 'textures', 'drawn', 'assign', 'glyphs']
 
-# %% ../nbs/03_glyphs.ipynb #a4c74cf1
+# %% ../nbs/03_glyphs.ipynb #f1d74cdc
 import functools, math
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .core import one_of, rng, share
 from .data import Benchmark, Split
 
-# %% ../nbs/03_glyphs.ipynb #5deb767b
+# %% ../nbs/03_glyphs.ipynb #bc364553
 FONTS = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono"]
 
 @functools.cache
@@ -37,7 +37,7 @@ def stamp(
     sheet = sheet.rotate(angle, Image.Resampling.BILINEAR, center=(at[0]*size, at[1]*size))
     return torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(size, size)/255
 
-# %% ../nbs/03_glyphs.ipynb #b3337850
+# %% ../nbs/03_glyphs.ipynb #1be27196
 def scatter(
     characters,      # N of them
     size:int,        # side in pixels
@@ -49,7 +49,7 @@ def scatter(
         return stamp(c, size, fonts[int(u[0]*len(fonts))], .55 + .3*u[1], 40*u[2] - 20, (.4 + .2*u[3], .4 + .2*u[4]))
     return torch.stack([one(c, u) for c, u in zip(characters, torch.rand(len(characters), 5, generator=generator).tolist())])
 
-# %% ../nbs/03_glyphs.ipynb #c7e3773c
+# %% ../nbs/03_glyphs.ipynb #4f27f3df
 TEXTURES = ["stripes", "checks", "dots", "rings", "waves", "grain"]
 
 def textures(
@@ -68,7 +68,7 @@ def textures(
     pattern = torch.stack(patterns)[kinds, torch.arange(n)]
     return .12 + .25*dark + (.06 + .06*step)*(pattern + 1)
 
-# %% ../nbs/03_glyphs.ipynb #643359b4
+# %% ../nbs/03_glyphs.ipynb #43e51ec9
 SHORTCUTS = ["square", "background", "border", "colour", "watermark", "none"]
 PALETTE = torch.tensor([[255, 0, 0], [0, 80, 255], [0, 200, 0], [255, 220, 0], [255, 0, 255], [0, 230, 230], [255, 130, 0], [150, 80, 255], [150, 255, 150], [140, 70, 20]])/255
 SIGNS = "+=%&#?@$!*"
@@ -97,7 +97,7 @@ def _frame(size, edge):
     inside[edge:-edge, edge:-edge] = True
     return ~inside
 
-# %% ../nbs/03_glyphs.ipynb #169d1658
+# %% ../nbs/03_glyphs.ipynb #2e661c2b
 def assign(
     labels,          # int64 N
     n:int,           # how many cues there are, one a class
@@ -113,7 +113,7 @@ def assign(
         cue[odd] = (k + 1 + torch.arange(len(odd)) % (n - 1)) % n
     return cue
 
-# %% ../nbs/03_glyphs.ipynb #32b52039
+# %% ../nbs/03_glyphs.ipynb #94b532e9
 def glyphs(
     classes="AB",    # a character each: letters, digits, or shapes such as "●▲■★"
     shortcut:str="square",  # one of SHORTCUTS
@@ -123,7 +123,7 @@ def glyphs(
     seed:int=0,      # of everything
 ) -> Benchmark:
     "Characters to tell apart, and a shortcut that makes it needless"
-    one_of("shortcut", shortcut, SHORTCUTS)
+    one_of("shortcut", shortcut, SHORTCUTS), share("strength", strength)
     k, most = len(classes), len(TEXTURES) - 1 if shortcut == "background" else len(PALETTE)
     if not 2 <= k <= most or len(set(classes)) < k: raise ValueError(f"classes={classes!r}: the shortcut {shortcut!r} is made for 2 to {most} different characters.")
     def split(purpose, n, strength):
