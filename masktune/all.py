@@ -2,6 +2,7 @@
 from masktune.core import *
 from masktune.plots import *
 from masktune.data import *
+from masktune.download import *
 from masktune.glyphs import *
 from masktune.miniatures import *
 from masktune.shortcuts import *

@@ -6,7 +6,7 @@
 __all__ = ['KNOWN', 'PACKED', 'Known', 'reads', 'find_set', 'read_table', 'from_table', 'own_images', 'cifar10', 'svhn',
            'cats_vs_dogs', 'imagenet', 'imagenet_a', 'imagenet9_rebias', 'in9l', 'bg_gap', 'to_in9']
 
-# %% ../nbs/04_archives.ipynb #52cfda8b
+# %% ../nbs/04_archives.ipynb #8698a926
 import json, os, re
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -17,10 +17,11 @@ import torch
 
 from .core import data_root, rng, share
 from .data import IMAGES, Benchmark, Split, missing
+from .download import fetch_set
 from .miniatures import CIFAR, IN9, REBIAS, VARIATIONS
 from .shortcuts import carrier
 
-# %% ../nbs/04_archives.ipynb #8bf160b4
+# %% ../nbs/04_archives.ipynb #96632bed
 class Known(NamedTuple):
     "What there is to know about a set"
     read: Callable   # the function that reads it
@@ -40,7 +41,7 @@ def _holds(folder, marker):
     found = next(folder.glob(pattern), None)
     return found and (not column or column in pd.read_csv(found, nrows=0).columns)
 
-# %% ../nbs/04_archives.ipynb #0f80ce0c
+# %% ../nbs/04_archives.ipynb #4d4be939
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
 def find_set(
@@ -59,10 +60,10 @@ def find_set(
     packed = f" There are archives, still packed ({', '.join(sorted(packed)[:3])}): unpack them first." if packed else ""
     raise FileNotFoundError(f"there is no {name} in {root} nor in a folder directly in it: looked for {' or '.join(m.split(':')[0] for m in known.markers)}.{packed} It can be had from {known.where} and should look so:\n{known.layout}")
 
-# %% ../nbs/04_archives.ipynb #0f69b692
+# %% ../nbs/04_archives.ipynb #c3302eb3
 def read_table(
     path,            # a csv file
-    columns,         # column -> the values that may stand in it, or None for any
+    columns,         # column -> the values that may stand in it; None: any but an empty one; ...: any
     **how,           # passed to pandas.read_csv
 ) -> pd.DataFrame:
     "A csv file that has these columns and nothing unexpected in them"
@@ -71,6 +72,7 @@ def read_table(
     lacking = [c for c in columns if c not in table]
     if lacking: raise ValueError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(map(str, table.columns[:12]))}.")
     for c, allowed in columns.items():
+        if allowed is ...: continue
         odd = table[c].isna() if allowed is None else ~table[c].isin(allowed)
         if odd.any(): raise ValueError(f"{path} has {table[c][odd].iloc[0]} in column {c}, row {odd.argmax() + 1} after the header" + (f"; there may be {', '.join(map(str, allowed))}." if allowed is not None else "; it must not be empty."))
     return table
@@ -83,7 +85,7 @@ def _within(root, names):
     if out is not None: raise ValueError(f"the file name {out!r} leads out of {root}; names in a table must stay inside the data set's folder.")
     return paths
 
-# %% ../nbs/04_archives.ipynb #f51038a4
+# %% ../nbs/04_archives.ipynb #e9f55ff1
 def from_table(
     name:str,        # of the benchmark
     root,            # folder that the files are named from
@@ -115,8 +117,8 @@ def _hold_out(table, val, seed, *purpose):
     chosen = torch.randperm(len(rows), generator=rng(seed, *purpose, "val"))[:round(share("val", val)*len(rows))].numpy()
     return table.assign(part=np.where(np.isin(np.arange(len(table)), rows[chosen]), "val", table.part))
 
-# %% ../nbs/04_archives.ipynb #33070b00
-@reads("folder")
+# %% ../nbs/04_archives.ipynb #c5bd48af
+@reads("folder", where="your own images")
 def own_images(root=None, size=None, table=None, seed=0, on_error="raise"):
     "A folder of class folders; or, with table=\"labels.csv\", the files named there: columns file, label, and where known group and split (train, val, and any names for tests)"
     root = data_root(root)
@@ -132,7 +134,7 @@ def own_images(root=None, size=None, table=None, seed=0, on_error="raise"):
     t = t.assign(part=t.split, **{c: t[c].map({v: i for i, v in enumerate(n)}) for c, n in names.items()})
     return from_table(root.name, root, t, *([str(v) for v in n] for n in names.values()), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #882da936
+# %% ../nbs/04_archives.ipynb #4ee94a45
 def _from_arrays(name, train, test, class_names, val, seed):
     "A benchmark of two arrays, with a random share of the first for validation"
     (x, y), (tx, ty) = train, test
@@ -141,12 +143,12 @@ def _from_arrays(name, train, test, class_names, val, seed):
     whole = Split.from_tensors(x, y, ids=[f"train/{i}" for i in range(len(x))], class_names=class_names)
     return Benchmark(name, whole.subset(order[cut:].sort().values), whole.subset(order[:cut].sort().values), {"test": Split.from_tensors(tx, ty, ids=[f"test/{i}" for i in range(len(tx))], class_names=class_names)})
 
-@reads("cifar10")
+@reads("cifar10", where="https://www.cs.toronto.edu/~kriz/cifar.html")
 def cifar10(root=None, download=False, val=.2, seed=0):
     "CIFAR-10 in its python or its binary version; a fifth of the training images for validation"
     return _from_arrays("CIFAR-10", *carrier("cifar10", root, download), CIFAR, val, seed)
 
-# %% ../nbs/04_archives.ipynb #f224cfe0
+# %% ../nbs/04_archives.ipynb #42d0f224
 def _read_mat(path):
     "(uint8 N×3×32×32, labels) of one file"
     from scipy.io import loadmat
@@ -160,13 +162,11 @@ svhn/
   test_32x32.mat""")
 def svhn(root=None, download=False, val=.2, seed=0):
     "Street View House Numbers, format 2; a fifth of the training images for validation"
-    if download:
-        from torchvision.datasets import SVHN
-        for part in ("train", "test"): SVHN(data_root(root), part, download=True)
+    if download: fetch_set("svhn", data_root(root))
     root = find_set("svhn", root)
     return _from_arrays("SVHN", *(_read_mat(root/f"{part}_32x32.mat") for part in ("train", "test")), [str(d) for d in range(10)], val, seed)
 
-# %% ../nbs/04_archives.ipynb #55999b93
+# %% ../nbs/04_archives.ipynb #f1f35212
 @reads("cats_vs_dogs", ["train/cat.0.jpg", "cat.0.jpg"], "https://www.kaggle.com/c/dogs-vs-cats", """
 dogs-vs-cats/
   train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg""")
@@ -178,7 +178,7 @@ def cats_vs_dogs(root=None, size=None, on_error="raise"):
     t = pd.DataFrame([dict(file=f, label=int(m[1] == "dog"), part={0: "test", 1: "val"}.get(int(m[2]) % 5, "train")) for f, m in named])
     return from_table("Cats vs Dogs", root, t, ["cat", "dog"], size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #5d0cf7bf
+# %% ../nbs/04_archives.ipynb #680b7c72
 def _by_class(folder, above, part, wnids):
     "Rows of the images in the folders of these classes; a class without a folder has none"
     if not folder.is_dir(): raise missing(folder)
@@ -206,7 +206,7 @@ def imagenet_a(root=None, size=None, on_error="raise"):
     names = sorted(d.name for d in root.glob("n[0-9]*/"))
     return from_table("ImageNet-A", root, pd.DataFrame(_by_class(root, root, "test", {w: k for k, w in enumerate(names)})), names, size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #095ffad8
+# %% ../nbs/04_archives.ipynb #acc33a7a
 @reads("imagenet9_rebias", ["train/n02085620/"], "https://image-net.org", """
 imagenet/
   train/n01641577/*.JPEG ...
@@ -222,7 +222,7 @@ def imagenet9_rebias(root=None, size=None, val=.02, seed=0, on_error="raise"):
     if adversarial: rows += _by_class(adversarial, above, "ImageNet-A", wnids)
     return from_table("ImageNet-9 (ReBias)", above, _hold_out(pd.DataFrame(rows), val, seed, "imagenet9_rebias"), list(REBIAS), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #18410b24
+# %% ../nbs/04_archives.ipynb #fcc74718
 def _numbered(folder, n):
     "The folders of the classes 0 ... n - 1, by the number that their names begin with"
     if not folder.is_dir(): raise missing(folder)
@@ -255,7 +255,7 @@ def bg_gap(
     "Accuracy on backgrounds of the same class less that on any background (Xiao et al. 2021)"
     return accuracy["mixed_same"] - accuracy["mixed_rand"]
 
-# %% ../nbs/04_archives.ipynb #ac47df32
+# %% ../nbs/04_archives.ipynb #5449df46
 def to_in9(
     predicted,       # int64 N: ImageNet classes, 0 ... 999
     mapping,         # the file in_to_in9.json of the Backgrounds Challenge

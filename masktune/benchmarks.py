@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MISLABELLED', 'PARTS', 'COMBINATIONS', 'LISTED', 'UTK', 'load', 'waterbirds', 'celeba', 'spawrious', 'urbancars',
-           'urbancars_gaps', 'utkface']
+           'urbancars_gaps', 'utkface', 'multinli', 'civilcomments', 'civilcomments_groups']
 
-# %% ../nbs/04_benchmarks.ipynb #f5615040
+# %% ../nbs/04_benchmarks.ipynb #b4254828
 import inspect, re, warnings
 
 import numpy as np
@@ -17,18 +17,18 @@ from .archives import KNOWN, _hold_out, _image_files, find_set, from_table, read
 from .core import one_of, rng
 from .data import Benchmark
 from .glyphs import glyphs
-from .miniatures import CELEBA, DOGS, SPAWRIOUS
+from .miniatures import CELEBA, DOGS, IDENTITIES, SPAWRIOUS
 from .shortcuts import biased_mnist
 from .synthetic import colored_mnist, dominoes, spuco_mnist
 
-# %% ../nbs/04_benchmarks.ipynb #27f6d0a9
+# %% ../nbs/04_benchmarks.ipynb #af590e26
 def load(
     name:str,        # one of `load.names()`
     root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
     size:int=None,   # side in pixels; None: as the files are if all are alike, else 224
     download:bool=False, # fetch it where it is absent, for those that torchvision can fetch
     **options,       # of this set: see its reader
-) -> Benchmark:
+) -> Benchmark:       # of the two text sets, their table
     "A published benchmark, read from the folder it was unpacked to"
     known = KNOWN[one_of("name", name, KNOWN)]
     takes = inspect.signature(known.read).parameters
@@ -42,7 +42,7 @@ load.names = lambda: sorted(KNOWN)
 
 for name, made in dict(biased_mnist=biased_mnist, colored_mnist=colored_mnist, spuco_mnist=spuco_mnist, dominoes=dominoes, glyphs=glyphs).items(): reads(name)(made)
 
-# %% ../nbs/04_benchmarks.ipynb #f6ea51e2
+# %% ../nbs/04_benchmarks.ipynb #93cfcfa3
 MISLABELLED = ["021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee"]
 PARTS = {0: "train", 1: "val", 2: "test"}
 
@@ -61,7 +61,7 @@ def waterbirds(root=None, size=None, labels="original", on_error="raise"):
     names = ["landbird", "waterbird"]
     return from_table(f"Waterbirds ({labels} labels)", root, t.assign(group=2*t.label + t.place), names, [f"{n} on {p}" for n in names for p in ("land", "water")], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #7e2b377f
+# %% ../nbs/04_benchmarks.ipynb #55a5b8aa
 @reads("celeba", ["list_attr_celeba.csv", "list_attr_celeba.txt"], "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html or Kaggle (jessicali9530/celeba-dataset)", """
 celeba/
   img_align_celeba/000001.jpg ...        (or one folder deeper, as on Kaggle)
@@ -85,7 +85,7 @@ def celeba(root=None, size=None, target="Blond_Hair", confounder="Male", on_erro
     names = [f"not {target}", target]
     return from_table(f"CelebA ({target} / {confounder})", images, t.assign(group=2*t.label + (t[confounder] + 1)//2), names, [f"{n}, {c}" for n in names for c in (f"not {confounder}", confounder)], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #eb2be581
+# %% ../nbs/04_benchmarks.ipynb #e6f6e4c2
 COMBINATIONS = {   # places in training, in the test, and the one that all dogs share; in the order of LISTED
     "o2o_easy": ("desert jungle dirt snow", "dirt snow desert jungle", "beach"),
     "o2o_medium": ("mountain beach dirt jungle", "jungle dirt beach snow", "desert"),
@@ -118,7 +118,7 @@ def spawrious(root=None, size=None, split="o2o_easy", val=.2, seed=0, on_error="
     table = _hold_out(pd.DataFrame(rows), val, seed, "spawrious")
     return from_table(f"Spawrious ({split})", root, table, DOGS, [f"{d}, {w}" for d in DOGS for w in SPAWRIOUS], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #7a1e734f
+# %% ../nbs/04_benchmarks.ipynb #ef8fe902
 @reads("urbancars", ["bg-0.95_co_occur_obj-0.95/"], "https://github.com/facebookresearch/Whac-A-Mole", """
 urbancars/
   bg-0.95_co_occur_obj-0.95/train/obj-urban_bg-urban_co_occur_obj-urban/*.jpg ...
@@ -144,7 +144,7 @@ def urbancars_gaps(
     inside = sum(w*common[b][c] for b, c, w in ((0, 0, .9025), (0, 1, .0475), (1, 0, .0475), (1, 1, .0025)))
     return {"I.D. accuracy": inside, "BG gap": common[1][0] - inside, "CoObj gap": common[0][1] - inside, "BG+CoObj gap": common[1][1] - inside}
 
-# %% ../nbs/04_benchmarks.ipynb #552a1171
+# %% ../nbs/04_benchmarks.ipynb #76c70213
 UTK = {"age": ["under 18", "18 to 39", "40 to 64", "65 and older"], "gender": ["male", "female"], "race": ["white", "black", "asian", "indian", "other"]}
 
 @reads("utkface", ["[0-9]*_[01]_[0-4]_*.jpg"], "https://susanqq.github.io/UTKFace", """
@@ -165,3 +165,34 @@ def utkface(root=None, size=None, target="gender", confounder="race", seed=0, on
     bench = from_table(f"UTKFace ({target} / {confounder})", root, t, UTK[target], [f"{a}, {b}" for a in UTK[target] for b in UTK[confounder]], size, on_error)
     if wrong: warnings.warn(f"{len(wrong)} images are left out, and listed in the training split's .skipped: {'; '.join(wrong[:3])}", stacklevel=3); bench.train.skipped += wrong
     return bench
+
+# %% ../nbs/04_benchmarks.ipynb #cd8b92af
+@reads("multinli", ["data/metadata_random.csv"], "https://github.com/kohpangwei/group_DRO", """
+multinli/
+  data/metadata_random.csv""")
+def multinli(root=None):
+    "id, label (contradiction, entailment, neutral), group = 2·label + negation, and part of every pair of sentences (Sagawa et al. 2020)"
+    t = read_table(find_set("multinli", root)/"data"/"metadata_random.csv", {"gold_label": [0, 1, 2], "sentence2_has_negation": [0, 1], "split": list(PARTS)}, index_col=0)
+    return pd.DataFrame(dict(id=t.index, label=t.gold_label, group=2*t.gold_label + t.sentence2_has_negation, part=t.split.map(PARTS))).reset_index(drop=True)
+
+# %% ../nbs/04_benchmarks.ipynb #0595f575
+@reads("civilcomments", ["all_data_with_identities.csv"], "https://wilds.stanford.edu", """
+civilcomments/
+  all_data_with_identities.csv""")
+def civilcomments(root=None):
+    "id, label (toxic), part, group = 2·label + any identity, and eight columns of who is mentioned (Borkan et al. 2019; WILDS)"
+    columns = {"split": list(PARTS.values()), "toxicity": None, **dict.fromkeys(IDENTITIES, ...)}
+    t = read_table(find_set("civilcomments", root)/"all_data_with_identities.csv", columns, index_col=0)
+    who, label = t[IDENTITIES] >= .5, (t.toxicity >= .5).astype(int)
+    return pd.DataFrame(dict(id=t.index, label=label, part=t.split, group=2*label + who.any(axis=1))).join(who).reset_index(drop=True)
+
+def civilcomments_groups(
+    table:pd.DataFrame,  # rows of `civilcomments`
+    correct,             # as many bools: which are classified right
+    protocol:str="official",  # "official": sixteen overlapping groups; "coarse": four
+) -> pd.DataFrame:       # group, n, accuracy; the smallest accuracy is the protocol's number
+    "Accuracy by group in either protocol"
+    label, correct, said = table.label.to_numpy(), np.asarray(correct, dtype=bool), ("civil", "toxic")
+    whom = {w: table[w] for w in IDENTITIES} if one_of("protocol", protocol, ["official", "coarse"]) == "official" else {"no identity": table.group % 2 == 0, "any identity": table.group % 2 == 1}
+    groups = {f"{w}, {said[y]}": m.to_numpy() & (label == y) for w, m in whom.items() for y in range(2)}
+    return pd.DataFrame([dict(group=g, n=m.sum(), accuracy=correct[m].mean()) for g, m in groups.items() if m.any()])

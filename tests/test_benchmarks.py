@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from masktune.archives import KNOWN, bg_gap, to_in9
-from masktune.benchmarks import COMBINATIONS, load, urbancars_gaps
+from masktune.benchmarks import COMBINATIONS, civilcomments_groups, load, urbancars_gaps
 from masktune.data import Split
 from masktune.metrics import Predictions, report
 from masktune.miniatures import WRITERS, miniature
@@ -41,7 +41,7 @@ def test_read_from_its_own_folder_and_from_the_one_above(name, form, options, si
 
 
 def test_every_known_set_is_tried():
-    made = {"biased_mnist", "colored_mnist", "spuco_mnist", "dominoes", "glyphs", "imagenet9_rebias"}
+    made = {"multinli", "civilcomments", "biased_mnist", "colored_mnist", "spuco_mnist", "dominoes", "glyphs", "imagenet9_rebias"}
     assert set(load.names()) == set(KNOWN) == {s[0] for s in SETS} | made
 
 
@@ -246,6 +246,27 @@ def test_a_truncated_image_is_named_or_left_out(tmp_path):
 def test_truncated_archives_are_named(tmp_path, name, says):
     miniature(name, tmp_path, corrupt=True)
     with pytest.raises(ValueError, match=says): load(name, tmp_path)
+
+
+def test_text_comes_as_tables(tmp_path):
+    for name in ("multinli", "civilcomments"): miniature(name, tmp_path, n=3)
+    pairs, comments = load("multinli", tmp_path), load("civilcomments", tmp_path)
+    assert list(pairs.id) == list(range(54)) and pairs.groupby(["part", "group"]).size().eq(3).all() and set(pairs.part) == {"train", "val", "test"}
+    assert comments.groupby(["part", "group"]).size()["train"].tolist() == [3, 24, 3, 24]
+    with pytest.raises(ValueError, match="protocol='fine'"): civilcomments_groups(comments, comments.label == 0, "fine")
+
+
+def test_the_protocols_of_civilcomments_differ(tmp_path):
+    "A comment that mentions two identities counts in both of their groups, and once in the coarse one"
+    own = miniature("civilcomments", tmp_path)
+    t = pd.read_csv(own/"all_data_with_identities.csv", index_col=0)
+    t.loc[t.male >= .5, "black"] = .9
+    t.to_csv(own/"all_data_with_identities.csv")
+    table = load("civilcomments", own)
+    test = table[table.part == "test"]
+    official, coarse = (civilcomments_groups(test, ~(test.male & (test.label == 1)), p).set_index("group") for p in ("official", "coarse"))
+    assert len(official) == 16 and official.n["black, toxic"] == 4 and official.accuracy["black, toxic"] == .5 and official.accuracy.min() == 0
+    assert coarse.n.sum() == len(test) == 36 and coarse.accuracy["any identity, toxic"] == 14/16
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -1,10 +1,11 @@
 "Planted shortcuts: glyphs, biased, coloured and stacked digits."
-import gzip
+import gzip, hashlib, shutil, urllib.request
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from masktune.benchmarks import load
 from masktune.core import rng
 from masktune.glyphs import SHORTCUTS, TEXTURES, assign, glyphs
 from masktune.miniatures import miniature
@@ -100,10 +101,39 @@ def test_damaged_archives_are_named(tmp_path):
     with pytest.raises(ValueError, match="data_batch_3.bin is not a whole batch"): carrier("cifar10", tmp_path)
 
 
-def test_download_asks_torchvision(tmp_path, monkeypatch):
-    import torchvision.datasets as known
-    monkeypatch.setattr(known, "FashionMNIST", lambda root, download: miniature("fashion_mnist", root))
-    assert len(carrier("fashion_mnist", tmp_path, download=True)[0][0]) == 20
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    "Torchvision's addresses, answered from a folder; no network is needed or used"
+    import masktune.download as download
+    site, asked = tmp_path/"site", []
+    def published(name):
+        folder, files = real(name)
+        return folder, [(f, [f"http://gone/{f}", (site/f).as_uri()], hashlib.md5((site/f).read_bytes()).hexdigest()) for f, _, _ in files]
+    real, opened = download.published, urllib.request.urlopen
+    def urlopen(request, timeout):
+        asked.append(request.full_url)
+        if request.full_url.startswith("http"): raise OSError("no route to host")
+        return opened(request)
+    monkeypatch.setattr(download, "published", published); monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    site.mkdir()
+    return site, asked
+
+
+@pytest.mark.parametrize("name", CARRIERS)
+def test_download_fetches_once_and_reads(tmp_path, web, name):
+    site, asked = web
+    own = miniature(name, tmp_path/"source")
+    if name == "cifar10": shutil.make_archive(site/"cifar-10-python", "gztar", own.parent, own.name)
+    elif name == "emnist": shutil.make_archive(site/"gzip", "zip", own, "raw")
+    else: [shutil.copy(f, site) for f in (own/"raw").iterdir()]
+    first = carrier(name, tmp_path/"data", download=True)
+    assert first[0][0].equal(carrier(name, tmp_path/"source")[0][0]) and len(asked) == 2*len(list(site.iterdir()))
+    assert carrier(name, tmp_path/"data", download=True)[1][1].equal(first[1][1]) and len(asked) == 2*len(list(site.iterdir()))
+
+
+def test_svhn_is_fetched_too(tmp_path, web):
+    for f in miniature("svhn", tmp_path/"source").iterdir(): shutil.copy(f, web[0])
+    assert load("svhn", tmp_path/"data", download=True).n_classes == 10
 
 
 def test_paint_leaves_the_rest_alone():
