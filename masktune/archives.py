@@ -6,7 +6,7 @@
 __all__ = ['KNOWN', 'PACKED', 'Known', 'reads', 'find_set', 'read_table', 'from_table', 'own_images', 'cifar10', 'svhn',
            'cats_vs_dogs', 'imagenet', 'imagenet_a', 'imagenet9_rebias', 'in9l', 'bg_gap', 'to_in9']
 
-# %% ../nbs/04_archives.ipynb #8698a926
+# %% ../nbs/04_archives.ipynb #7b26ee9b
 import json, os, re
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -21,7 +21,7 @@ from .download import fetch_set
 from .miniatures import CIFAR, IN9, REBIAS, VARIATIONS
 from .shortcuts import carrier
 
-# %% ../nbs/04_archives.ipynb #96632bed
+# %% ../nbs/04_archives.ipynb #2efa3f0b
 class Known(NamedTuple):
     "What there is to know about a set"
     read: Callable   # the function that reads it
@@ -41,7 +41,7 @@ def _holds(folder, marker):
     found = next(folder.glob(pattern), None)
     return found and (not column or column in pd.read_csv(found, nrows=0).columns)
 
-# %% ../nbs/04_archives.ipynb #4d4be939
+# %% ../nbs/04_archives.ipynb #01882565
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
 def find_set(
@@ -60,7 +60,7 @@ def find_set(
     packed = f" There are archives, still packed ({', '.join(sorted(packed)[:3])}): unpack them first." if packed else ""
     raise FileNotFoundError(f"there is no {name} in {root} nor in a folder directly in it: looked for {' or '.join(m.split(':')[0] for m in known.markers)}.{packed} It can be had from {known.where} and should look so:\n{known.layout}")
 
-# %% ../nbs/04_archives.ipynb #c3302eb3
+# %% ../nbs/04_archives.ipynb #5792cabb
 def read_table(
     path,            # a csv file
     columns,         # column -> the values that may stand in it; None: any but an empty one; ...: any
@@ -85,7 +85,7 @@ def _within(root, names):
     if out is not None: raise ValueError(f"the file name {out!r} leads out of {root}; names in a table must stay inside the data set's folder.")
     return paths
 
-# %% ../nbs/04_archives.ipynb #e9f55ff1
+# %% ../nbs/04_archives.ipynb #578d5e35
 def from_table(
     name:str,        # of the benchmark
     root,            # folder that the files are named from
@@ -117,10 +117,10 @@ def _hold_out(table, val, seed, *purpose):
     chosen = torch.randperm(len(rows), generator=rng(seed, *purpose, "val"))[:round(share("val", val)*len(rows))].numpy()
     return table.assign(part=np.where(np.isin(np.arange(len(table)), rows[chosen]), "val", table.part))
 
-# %% ../nbs/04_archives.ipynb #c5bd48af
+# %% ../nbs/04_archives.ipynb #f92e27a3
 @reads("folder", where="your own images")
 def own_images(root=None, size=None, table=None, seed=0, on_error="raise"):
-    "A folder of class folders; or, with table=\"labels.csv\", the files named there: columns file, label, and where known group and split (train, val, and any names for tests)"
+    "Your own images: a folder of class folders, or the files named in a table"
     root = data_root(root)
     if table is None: return Benchmark.from_folder(root, seed, size, on_error)
     path, = _within(root, [table])
@@ -134,7 +134,7 @@ def own_images(root=None, size=None, table=None, seed=0, on_error="raise"):
     t = t.assign(part=t.split, **{c: t[c].map({v: i for i, v in enumerate(n)}) for c, n in names.items()})
     return from_table(root.name, root, t, *([str(v) for v in n] for n in names.values()), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #4ee94a45
+# %% ../nbs/04_archives.ipynb #9c21f0fa
 def _from_arrays(name, train, test, class_names, val, seed):
     "A benchmark of two arrays, with a random share of the first for validation"
     (x, y), (tx, ty) = train, test
@@ -148,7 +148,7 @@ def cifar10(root=None, download=False, val=.2, seed=0):
     "CIFAR-10 in its python or its binary version; a fifth of the training images for validation"
     return _from_arrays("CIFAR-10", *carrier("cifar10", root, download), CIFAR, val, seed)
 
-# %% ../nbs/04_archives.ipynb #42d0f224
+# %% ../nbs/04_archives.ipynb #fa0e19d6
 def _read_mat(path):
     "(uint8 N×3×32×32, labels) of one file"
     from scipy.io import loadmat
@@ -166,7 +166,7 @@ def svhn(root=None, download=False, val=.2, seed=0):
     root = find_set("svhn", root)
     return _from_arrays("SVHN", *(_read_mat(root/f"{part}_32x32.mat") for part in ("train", "test")), [str(d) for d in range(10)], val, seed)
 
-# %% ../nbs/04_archives.ipynb #f1f35212
+# %% ../nbs/04_archives.ipynb #f1f7b75c
 @reads("cats_vs_dogs", ["train/cat.0.jpg", "cat.0.jpg"], "https://www.kaggle.com/c/dogs-vs-cats", """
 dogs-vs-cats/
   train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg""")
@@ -178,7 +178,7 @@ def cats_vs_dogs(root=None, size=None, on_error="raise"):
     t = pd.DataFrame([dict(file=f, label=int(m[1] == "dog"), part={0: "test", 1: "val"}.get(int(m[2]) % 5, "train")) for f, m in named])
     return from_table("Cats vs Dogs", root, t, ["cat", "dog"], size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #680b7c72
+# %% ../nbs/04_archives.ipynb #cc436125
 def _by_class(folder, above, part, wnids):
     "Rows of the images in the folders of these classes; a class without a folder has none"
     if not folder.is_dir(): raise missing(folder)
@@ -206,7 +206,7 @@ def imagenet_a(root=None, size=None, on_error="raise"):
     names = sorted(d.name for d in root.glob("n[0-9]*/"))
     return from_table("ImageNet-A", root, pd.DataFrame(_by_class(root, root, "test", {w: k for k, w in enumerate(names)})), names, size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #acc33a7a
+# %% ../nbs/04_archives.ipynb #1ffad79f
 @reads("imagenet9_rebias", ["train/n02085620/"], "https://image-net.org", """
 imagenet/
   train/n01641577/*.JPEG ...
@@ -222,7 +222,7 @@ def imagenet9_rebias(root=None, size=None, val=.02, seed=0, on_error="raise"):
     if adversarial: rows += _by_class(adversarial, above, "ImageNet-A", wnids)
     return from_table("ImageNet-9 (ReBias)", above, _hold_out(pd.DataFrame(rows), val, seed, "imagenet9_rebias"), list(REBIAS), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #fcc74718
+# %% ../nbs/04_archives.ipynb #d2f2260a
 def _numbered(folder, n):
     "The folders of the classes 0 ... n - 1, by the number that their names begin with"
     if not folder.is_dir(): raise missing(folder)
@@ -255,7 +255,7 @@ def bg_gap(
     "Accuracy on backgrounds of the same class less that on any background (Xiao et al. 2021)"
     return accuracy["mixed_same"] - accuracy["mixed_rand"]
 
-# %% ../nbs/04_archives.ipynb #5449df46
+# %% ../nbs/04_archives.ipynb #5400f8f5
 def to_in9(
     predicted,       # int64 N: ImageNet classes, 0 ... 999
     mapping,         # the file in_to_in9.json of the Backgrounds Challenge

@@ -7,8 +7,8 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files', 'from_folder', 'Benchmark',
            'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #063010f6
-import os, threading, queue, warnings
+# %% ../nbs/02_data.ipynb #e23497d5
+import hashlib, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, one_of, place, rng, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #cdb5da8f
+# %% ../nbs/02_data.ipynb #1e80cf0f
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #f345825d
+# %% ../nbs/02_data.ipynb #62a72d07
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -53,7 +53,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #147a8371
+# %% ../nbs/02_data.ipynb #42919845
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -66,7 +66,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #2fd9f970
+# %% ../nbs/02_data.ipynb #b4f938a7
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -88,7 +88,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #b5ca37f6
+# %% ../nbs/02_data.ipynb #67c446f4
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -109,7 +109,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #a995e0a6
+# %% ../nbs/02_data.ipynb #f8b6ddad
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -147,7 +147,7 @@ def batches(self,
 
 Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #ad614a92
+# %% ../nbs/02_data.ipynb #40628034
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
@@ -187,14 +187,15 @@ def _repr_markdown_(self):
 
 Split.subset, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #0cf0b5d8
+# %% ../nbs/02_data.ipynb #c953be7e
 def picture_at(
     path,            # any image file that Pillow reads
     size:int=None,   # side in pixels: short side resized to it, centre cropped; None: as it is
 ) -> np.ndarray:     # uint8 H×W×3
     "One decoded image"
     with Image.open(path) as im:
-        im = ImageOps.exif_transpose(im).convert("RGB")
+        if im.getexif().get(0x0112, 1) != 1: im = ImageOps.exif_transpose(im)
+        if im.mode != "RGB": im = im.convert("RGB")
         if size is None: return np.asarray(im)
         w, h = im.size
         if (w, h) != (size, size):
@@ -205,7 +206,7 @@ def picture_at(
             im = im.crop((left, top, left + size, top + size))
         return np.asarray(im)
 
-# %% ../nbs/02_data.ipynb #1835b4de
+# %% ../nbs/02_data.ipynb #fc26f134
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -215,17 +216,22 @@ def missing(path, hint:str="") -> FileNotFoundError:
     path = place(path)
     return FileNotFoundError(f"there is no {path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}")
 
+def _each(pool, f, items, label):
+    "`f` of every item, by several threads, 64 items at a time, because handing over a single one costs as much as decoding it"
+    parts = (items[i:i + 64] for i in range(0, len(items), 64))
+    return [y for part in track(pool.map(lambda part: [f(x) for x in part], parts), label, -(-len(items)//64), "64 images") for y in part]
+
 def _content(paths, pool):
     absent = [p for p in paths if not p.is_file()]
     if absent: raise missing(absent[0], f" {len(absent):,} of the {len(paths):,} images are not there.")
     stats = [p.stat() for p in paths]
     memo = cache_root()/"content"/fingerprint([(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
     if not memo.exists():
-        hashes = track(pool.map(lambda p: fingerprint(p.read_bytes()), paths), "reading", len(paths), "image")
-        with atomic(memo) as t: t.write_text(fingerprint(list(hashes)))
+        hashes = _each(pool, lambda p: hashlib.blake2b(p.read_bytes()).hexdigest(), paths, "reading")
+        with atomic(memo) as t: t.write_text(fingerprint(hashes))
     return memo.read_text()
 
-# %% ../nbs/02_data.ipynb #4ea738c1
+# %% ../nbs/02_data.ipynb #eb4bc6b6
 def _decode_into(store, done, paths, size, pool):
     "Decode what isn't done yet; number -> reason for every file that can't be read"
     def one(i):
@@ -233,7 +239,7 @@ def _decode_into(store, done, paths, size, pool):
         except Exception as e: return i, f"{paths[i]} ({type(e).__name__}: {e})"
         done[i] = 1
     todo = np.flatnonzero(done == 0).tolist()
-    return dict(b for b in track(pool.map(one, todo), "decoding", len(todo), "image") if b)
+    return dict(b for b in _each(pool, one, todo, "decoding") if b)
 
 def _complain(broken, n, on_error):
     "Raise, or warn where the user said so"
@@ -242,7 +248,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #9b368ca7
+# %% ../nbs/02_data.ipynb #6566cbe9
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -254,7 +260,7 @@ def images_from_files(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         content = _content(paths, pool)
         if size is None:
-            shapes = set(track(pool.map(_size_of, paths), "looking", len(paths), "image")) - {None}
+            shapes = set(_each(pool, _size_of, paths, "looking")) - {None}
             h, w = shapes.pop() if len(shapes) == 1 else (224, 224)
             size = 224 if shapes else None
         if size is not None: h = w = size
@@ -279,7 +285,7 @@ def _size_of(path):
     except Exception: return None
     return (w, h) if turned else (h, w)
 
-# %% ../nbs/02_data.ipynb #4a6ec45d
+# %% ../nbs/02_data.ipynb #bbaccd6c
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _class_files(root):
@@ -313,7 +319,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #4cc60616
+# %% ../nbs/02_data.ipynb #f76aef42
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -349,7 +355,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #6e2dbec1
+# %% ../nbs/02_data.ipynb #30c73728
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
