@@ -6,7 +6,7 @@
 __all__ = ['KNOWN', 'PACKED', 'Known', 'reads', 'find_set', 'read_table', 'from_table', 'own_images', 'cifar10', 'svhn',
            'cats_vs_dogs', 'imagenet', 'imagenet_a', 'imagenet9_rebias', 'in9l', 'bg_gap', 'to_in9']
 
-# %% ../nbs/04_archives.ipynb #7b26ee9b
+# %% ../nbs/04_archives.ipynb #72f627b1
 import json, os, re
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -21,7 +21,7 @@ from .download import fetch_set
 from .miniatures import CIFAR, IN9, REBIAS, VARIATIONS
 from .shortcuts import carrier
 
-# %% ../nbs/04_archives.ipynb #2efa3f0b
+# %% ../nbs/04_archives.ipynb #4b2911d0
 class Known(NamedTuple):
     "What there is to know about a set"
     read: Callable   # the function that reads it
@@ -41,7 +41,7 @@ def _holds(folder, marker):
     found = next(folder.glob(pattern), None)
     return found and (not column or column in pd.read_csv(found, nrows=0).columns)
 
-# %% ../nbs/04_archives.ipynb #01882565
+# %% ../nbs/04_archives.ipynb #ed35141e
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
 def find_set(
@@ -60,7 +60,7 @@ def find_set(
     packed = f" There are archives, still packed ({', '.join(sorted(packed)[:3])}): unpack them first." if packed else ""
     raise FileNotFoundError(f"there is no {name} in {root} nor in a folder directly in it: looked for {' or '.join(m.split(':')[0] for m in known.markers)}.{packed} It can be had from {known.where} and should look so:\n{known.layout}")
 
-# %% ../nbs/04_archives.ipynb #5792cabb
+# %% ../nbs/04_archives.ipynb #c453ffa7
 def read_table(
     path,            # a csv file
     columns,         # column -> the values that may stand in it; None: any but an empty one; ...: any
@@ -85,13 +85,13 @@ def _within(root, names):
     if out is not None: raise ValueError(f"the file name {out!r} leads out of {root}; names in a table must stay inside the data set's folder.")
     return paths
 
-# %% ../nbs/04_archives.ipynb #578d5e35
+# %% ../nbs/04_archives.ipynb #003dee28
 def from_table(
     name:str,        # of the benchmark
     root,            # folder that the files are named from
     table:pd.DataFrame,  # columns file, label, part ("train", "val", or the name of a test) and, where known, group
     class_names,     # names of the labels
-    group_names=None,# names of the groups
+    group_names=None, # names of the groups
     size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
     on_error:str="raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
@@ -117,9 +117,15 @@ def _hold_out(table, val, seed, *purpose):
     chosen = torch.randperm(len(rows), generator=rng(seed, *purpose, "val"))[:round(share("val", val)*len(rows))].numpy()
     return table.assign(part=np.where(np.isin(np.arange(len(table)), rows[chosen]), "val", table.part))
 
-# %% ../nbs/04_archives.ipynb #f92e27a3
+# %% ../nbs/04_archives.ipynb #52f2801c
 @reads("folder", where="your own images")
-def own_images(root=None, size=None, table=None, seed=0, on_error="raise"):
+def own_images(
+    root=None,       # the folder; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    table:str=None,  # a csv file in `root` with columns file, label and, where known, group and split (train, val, and any names for tests); None: one folder a class
+    seed:int=0,      # of the division
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "Your own images: a folder of class folders, or the files named in a table"
     root = data_root(root)
     if table is None: return Benchmark.from_folder(root, seed, size, on_error)
@@ -134,7 +140,7 @@ def own_images(root=None, size=None, table=None, seed=0, on_error="raise"):
     t = t.assign(part=t.split, **{c: t[c].map({v: i for i, v in enumerate(n)}) for c, n in names.items()})
     return from_table(root.name, root, t, *([str(v) for v in n] for n in names.values()), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #9c21f0fa
+# %% ../nbs/04_archives.ipynb #1bd4e482
 def _from_arrays(name, train, test, class_names, val, seed):
     "A benchmark of two arrays, with a random share of the first for validation"
     (x, y), (tx, ty) = train, test
@@ -144,11 +150,16 @@ def _from_arrays(name, train, test, class_names, val, seed):
     return Benchmark(name, whole.subset(order[cut:].sort().values), whole.subset(order[:cut].sort().values), {"test": Split.from_tensors(tx, ty, ids=[f"test/{i}" for i in range(len(tx))], class_names=class_names)})
 
 @reads("cifar10", where="https://www.cs.toronto.edu/~kriz/cifar.html")
-def cifar10(root=None, download=False, val=.2, seed=0):
+def cifar10(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    download:bool=False, # fetch it where it is absent
+    val:float=.2,    # share of the training images that is kept for validation
+    seed:int=0,      # of the division
+) -> Benchmark:
     "CIFAR-10 in its python or its binary version; a fifth of the training images for validation"
     return _from_arrays("CIFAR-10", *carrier("cifar10", root, download), CIFAR, val, seed)
 
-# %% ../nbs/04_archives.ipynb #fa0e19d6
+# %% ../nbs/04_archives.ipynb #f2d3f0e5
 def _read_mat(path):
     "(uint8 N×3×32×32, labels) of one file"
     from scipy.io import loadmat
@@ -160,17 +171,26 @@ def _read_mat(path):
 svhn/
   train_32x32.mat
   test_32x32.mat""")
-def svhn(root=None, download=False, val=.2, seed=0):
+def svhn(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    download:bool=False, # fetch it where it is absent
+    val:float=.2,    # share of the training images that is kept for validation
+    seed:int=0,      # of the division
+) -> Benchmark:
     "Street View House Numbers, format 2; a fifth of the training images for validation"
     if download: fetch_set("svhn", data_root(root))
     root = find_set("svhn", root)
     return _from_arrays("SVHN", *(_read_mat(root/f"{part}_32x32.mat") for part in ("train", "test")), [str(d) for d in range(10)], val, seed)
 
-# %% ../nbs/04_archives.ipynb #f1f7b75c
+# %% ../nbs/04_archives.ipynb #712a02a3
 @reads("cats_vs_dogs", ["train/cat.0.jpg", "cat.0.jpg"], "https://www.kaggle.com/c/dogs-vs-cats", """
 dogs-vs-cats/
   train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg""")
-def cats_vs_dogs(root=None, size=None, on_error="raise"):
+def cats_vs_dogs(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "Cats and dogs; image number mod 5: 0 for testing, 1 for validation"
     root = find_set("cats_vs_dogs", root)
     files = _image_files(root/"train" if (root/"train").is_dir() else root, root)
@@ -178,7 +198,7 @@ def cats_vs_dogs(root=None, size=None, on_error="raise"):
     t = pd.DataFrame([dict(file=f, label=int(m[1] == "dog"), part={0: "test", 1: "val"}.get(int(m[2]) % 5, "train")) for f, m in named])
     return from_table("Cats vs Dogs", root, t, ["cat", "dog"], size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #cc436125
+# %% ../nbs/04_archives.ipynb #419816b8
 def _by_class(folder, above, part, wnids):
     "Rows of the images in the folders of these classes; a class without a folder has none"
     if not folder.is_dir(): raise missing(folder)
@@ -188,7 +208,13 @@ def _by_class(folder, above, part, wnids):
 imagenet/
   train/n01440764/*.JPEG ...
   val/n01440764/*.JPEG ...          (sorted into folders)""")
-def imagenet(root=None, size=None, val=.02, seed=0, on_error="raise"):
+def imagenet(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    val:float=.02,   # share of the training images that is kept for validation
+    seed:int=0,      # of the division
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "ImageNet, or as many of its classes as there are folders; a share of the training images for validation"
     root = find_set("imagenet", root)
     names = sorted(d.name for d in (root/"train").glob("n[0-9]*/"))
@@ -199,20 +225,30 @@ def imagenet(root=None, size=None, val=.02, seed=0, on_error="raise"):
 @reads("imagenet_a", ["imagenet-a/n[0-9]*/", "n[0-9]*/"], "https://github.com/hendrycks/natural-adv-examples", """
 imagenet-a/
   n01498041/*.jpg ...""")
-def imagenet_a(root=None, size=None, on_error="raise"):
+def imagenet_a(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "ImageNet-A: only a test, so there is nothing in train and val"
     root = find_set("imagenet_a", root)
     root = root/"imagenet-a" if (root/"imagenet-a").is_dir() else root
     names = sorted(d.name for d in root.glob("n[0-9]*/"))
     return from_table("ImageNet-A", root, pd.DataFrame(_by_class(root, root, "test", {w: k for k, w in enumerate(names)})), names, size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #1ffad79f
+# %% ../nbs/04_archives.ipynb #029fdd96
 @reads("imagenet9_rebias", ["train/n02085620/"], "https://image-net.org", """
 imagenet/
   train/n01641577/*.JPEG ...
   val/n01641577/*.JPEG ...
   imagenet-a/n01641577/*.jpg ...    (here or beside imagenet/; where it is absent, that test is left out)""")
-def imagenet9_rebias(root=None, size=None, val=.02, seed=0, on_error="raise"):
+def imagenet9_rebias(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    val:float=.02,   # share of the training images that is kept for validation
+    seed:int=0,      # of the division
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "The nine super-classes of ReBias, tested on ImageNet and ImageNet-A (Bahng et al. 2020; Zheng et al. 2025)"
     root = find_set("imagenet9_rebias", root)
     wnids = {w: k for k, ws in enumerate(REBIAS.values()) for w in ws.split()}
@@ -222,7 +258,7 @@ def imagenet9_rebias(root=None, size=None, val=.02, seed=0, on_error="raise"):
     if adversarial: rows += _by_class(adversarial, above, "ImageNet-A", wnids)
     return from_table("ImageNet-9 (ReBias)", above, _hold_out(pd.DataFrame(rows), val, seed, "imagenet9_rebias"), list(REBIAS), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #d2f2260a
+# %% ../nbs/04_archives.ipynb #6448bd77
 def _numbered(folder, n):
     "The folders of the classes 0 ... n - 1, by the number that their names begin with"
     if not folder.is_dir(): raise missing(folder)
@@ -238,7 +274,11 @@ in9l/
 bg_challenge/                (or test/, or without this folder)
   mixed_rand/val/00_dog/*.JPEG ...
   ...""")
-def in9l(root=None, size=None, on_error="raise"):
+def in9l(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "ImageNet-9L for training, every variation of the Backgrounds Challenge that is there for testing; no groups"
     root = find_set("in9l", root)
     above, rows = root.parent, []
@@ -255,7 +295,7 @@ def bg_gap(
     "Accuracy on backgrounds of the same class less that on any background (Xiao et al. 2021)"
     return accuracy["mixed_same"] - accuracy["mixed_rand"]
 
-# %% ../nbs/04_archives.ipynb #5400f8f5
+# %% ../nbs/04_archives.ipynb #ea4047e8
 def to_in9(
     predicted,       # int64 N: ImageNet classes, 0 ... 999
     mapping,         # the file in_to_in9.json of the Backgrounds Challenge

@@ -6,7 +6,7 @@
 __all__ = ['MISLABELLED', 'PARTS', 'COMBINATIONS', 'LISTED', 'UTK', 'load', 'waterbirds', 'celeba', 'spawrious', 'urbancars',
            'urbancars_gaps', 'utkface', 'multinli', 'civilcomments', 'civilcomments_groups']
 
-# %% ../nbs/04_benchmarks.ipynb #953e94ec
+# %% ../nbs/04_benchmarks.ipynb #3b83b56e
 import inspect, re, warnings
 
 import numpy as np
@@ -21,7 +21,7 @@ from .miniatures import CELEBA, DOGS, IDENTITIES, SPAWRIOUS
 from .shortcuts import biased_mnist
 from .synthetic import colored_mnist, dominoes, spuco_mnist
 
-# %% ../nbs/04_benchmarks.ipynb #eee05ca4
+# %% ../nbs/04_benchmarks.ipynb #8d2fc57b
 def load(
     name:str,        # one of `load.names()`
     root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
@@ -42,7 +42,7 @@ load.names = lambda: sorted(KNOWN)
 
 for name, made in dict(biased_mnist=biased_mnist, colored_mnist=colored_mnist, spuco_mnist=spuco_mnist, dominoes=dominoes, glyphs=glyphs).items(): reads(name)(made)
 
-# %% ../nbs/04_benchmarks.ipynb #c1cdae6e
+# %% ../nbs/04_benchmarks.ipynb #3d3ac375
 MISLABELLED = ["021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee"]
 PARTS = {0: "train", 1: "val", 2: "test"}
 
@@ -51,7 +51,12 @@ waterbird_complete95_forest2water2/
   metadata.csv
   001.Black_footed_Albatross/*.jpg
   ...""")
-def waterbirds(root=None, size=None, labels="original", on_error="raise"):
+def waterbirds(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    labels:str="original", # "original", as released, or "corrected"
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "Landbirds and waterbirds on land and water; group = 2·y + place, as in group_DRO"
     root = find_set("waterbirds", root)
     one_of("labels", labels, ["original", "corrected"])
@@ -61,13 +66,19 @@ def waterbirds(root=None, size=None, labels="original", on_error="raise"):
     names = ["landbird", "waterbird"]
     return from_table(f"Waterbirds ({labels} labels)", root, t.assign(group=2*t.label + t.place), names, [f"{n} on {p}" for n in names for p in ("land", "water")], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #9faebd1b
+# %% ../nbs/04_benchmarks.ipynb #989d734a
 @reads("celeba", ["list_attr_celeba.csv", "list_attr_celeba.txt"], "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html or Kaggle (jessicali9530/celeba-dataset)", """
 celeba/
   img_align_celeba/000001.jpg ...        (or one folder deeper, as on Kaggle)
   list_attr_celeba.csv or .txt
   list_eval_partition.csv or .txt""")
-def celeba(root=None, size=None, target="Blond_Hair", confounder="Male", on_error="raise"):
+def celeba(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    target:str="Blond_Hair", # the attribute that is the label: one of CELEBA
+    confounder:str="Male", # the one that it is confused with
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "Faces; group = 2·target + confounder"
     root = find_set("celeba", root)
     csv, signs, known = (root/"list_attr_celeba.csv").exists(), [-1, 1], {"image_id": None, "partition": list(PARTS)}
@@ -85,7 +96,7 @@ def celeba(root=None, size=None, target="Blond_Hair", confounder="Male", on_erro
     names = [f"not {target}", target]
     return from_table(f"CelebA ({target} / {confounder})", images, t.assign(group=2*t.label + (t[confounder] + 1)//2), names, [f"{n}, {c}" for n in names for c in (f"not {confounder}", confounder)], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #cd3acba8
+# %% ../nbs/04_benchmarks.ipynb #e92e2497
 COMBINATIONS = {   # places in training, in the test, and the one that all dogs share; in the order of LISTED
     "o2o_easy": ("desert jungle dirt snow", "dirt snow desert jungle", "beach"),
     "o2o_medium": ("mountain beach dirt jungle", "jungle dirt beach snow", "desert"),
@@ -99,7 +110,14 @@ LISTED = ["bulldog", "dachshund", "labrador", "corgi"]
 spawrious224/
   0/desert/bulldog/*.png ...
   1/desert/bulldog/*.png ...       (only for the o2o splits)""")
-def spawrious(root=None, size=None, split="o2o_easy", val=.2, seed=0, on_error="raise"):
+def spawrious(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    split:str="o2o_easy", # one of COMBINATIONS
+    val:float=.2,    # share of the training images that is kept for validation
+    seed:int=0,      # of the division
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "Dogs and places; group = 6·dog + place, both in alphabetical order"
     root = find_set("spawrious", root)
     train, test, filler = COMBINATIONS[one_of("split", split, COMBINATIONS)]
@@ -118,12 +136,16 @@ def spawrious(root=None, size=None, split="o2o_easy", val=.2, seed=0, on_error="
     table = _hold_out(pd.DataFrame(rows), val, seed, "spawrious")
     return from_table(f"Spawrious ({split})", root, table, DOGS, [f"{d}, {w}" for d in DOGS for w in SPAWRIOUS], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #fc50ab93
+# %% ../nbs/04_benchmarks.ipynb #80d04620
 @reads("urbancars", ["bg-0.95_co_occur_obj-0.95/"], "https://github.com/facebookresearch/Whac-A-Mole", """
 urbancars/
   bg-0.95_co_occur_obj-0.95/train/obj-urban_bg-urban_co_occur_obj-urban/*.jpg ...
   bg-0.5_co_occur_obj-0.5/val/ ... and test/ ...""")
-def urbancars(root=None, size=None, on_error="raise"):
+def urbancars(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "Urban and country cars; group = 4·car + 2·background + object, 0 for urban and 1 for country"
     root = find_set("urbancars", root)
     kinds, rows = ["urban", "country"], []
@@ -144,13 +166,20 @@ def urbancars_gaps(
     inside = sum(w*common[b][c] for b, c, w in ((0, 0, .9025), (0, 1, .0475), (1, 0, .0475), (1, 1, .0025)))
     return {"I.D. accuracy": inside, "BG gap": common[1][0] - inside, "CoObj gap": common[0][1] - inside, "BG+CoObj gap": common[1][1] - inside}
 
-# %% ../nbs/04_benchmarks.ipynb #8e649730
+# %% ../nbs/04_benchmarks.ipynb #fd66057e
 UTK = {"age": ["under 18", "18 to 39", "40 to 64", "65 and older"], "gender": ["male", "female"], "race": ["white", "black", "asian", "indian", "other"]}
 
 @reads("utkface", ["[0-9]*_[01]_[0-4]_*.jpg"], "https://susanqq.github.io/UTKFace", """
 UTKFace/
   25_0_2_20170116174525125.jpg.chip.jpg ...""")
-def utkface(root=None, size=None, target="gender", confounder="race", seed=0, on_error="raise"):
+def utkface(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    target:str="gender", # the label: one of UTK
+    confounder:str="race", # what it is confused with: another one
+    seed:int=0,      # of the division
+    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+) -> Benchmark:
     "Faces; a tenth for testing, as in Spuriosity Rankings, and a tenth for validation; our own age classes"
     root = find_set("utkface", root)
     for what, a in (("target", target), ("confounder", confounder)): one_of(what, a, UTK)
@@ -166,20 +195,24 @@ def utkface(root=None, size=None, target="gender", confounder="race", seed=0, on
     if wrong: warnings.warn(f"{len(wrong)} images are left out, and listed in the training split's .skipped: {'; '.join(wrong[:3])}", stacklevel=3); bench.train.skipped += wrong
     return bench
 
-# %% ../nbs/04_benchmarks.ipynb #133b776b
+# %% ../nbs/04_benchmarks.ipynb #7f63657c
 @reads("multinli", ["data/metadata_random.csv"], "https://github.com/kohpangwei/group_DRO", """
 multinli/
   data/metadata_random.csv""")
-def multinli(root=None):
+def multinli(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+) -> pd.DataFrame:
     "id, label (contradiction, entailment, neutral), group = 2·label + negation, and part of every pair of sentences (Sagawa et al. 2020)"
     t = read_table(find_set("multinli", root)/"data"/"metadata_random.csv", {"gold_label": [0, 1, 2], "sentence2_has_negation": [0, 1], "split": list(PARTS)}, index_col=0)
     return pd.DataFrame(dict(id=t.index, label=t.gold_label, group=2*t.gold_label + t.sentence2_has_negation, part=t.split.map(PARTS))).reset_index(drop=True)
 
-# %% ../nbs/04_benchmarks.ipynb #17959cc9
+# %% ../nbs/04_benchmarks.ipynb #b8d16766
 @reads("civilcomments", ["all_data_with_identities.csv"], "https://wilds.stanford.edu", """
 civilcomments/
   all_data_with_identities.csv""")
-def civilcomments(root=None):
+def civilcomments(
+    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+) -> pd.DataFrame:
     "id, label (toxic), part, group = 2·label + any identity, and eight columns of who is mentioned (Borkan et al. 2019; WILDS)"
     columns = {"split": list(PARTS.values()), "toxicity": None, **dict.fromkeys(IDENTITIES, ...)}
     t = read_table(find_set("civilcomments", root)/"all_data_with_identities.csv", columns, index_col=0)

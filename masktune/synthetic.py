@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'DIFFICULTIES', 'HUES', 'BOTTOMS', 'colored_mnist', 'spuco_mnist', 'dominoes']
 
-# %% ../nbs/03_synthetic.ipynb #60eea1f0
+# %% ../nbs/03_synthetic.ipynb #d07920bd
 import torch
 
 from .core import one_of, rng, share
@@ -13,7 +13,7 @@ from .data import Benchmark, Split
 from .glyphs import assign
 from .shortcuts import carrier, digits
 
-# %% ../nbs/03_synthetic.ipynb #463ace84
+# %% ../nbs/03_synthetic.ipynb #80d01442
 ENVIRONMENTS = {"+90 %": .1, "+80 %": .2, "-90 %": .9}
 
 def _deal(data, root, download, seed):
@@ -45,7 +45,7 @@ def colored_mnist(
     held, kept = order[:round(val*len(both))].sort().values, order[round(val*len(both)):].sort().values
     return Benchmark(f"coloured MNIST ({data})", both.subset(kept), both.subset(held), {"-90 %": Split.from_tensors(*last[:3], ids=last[3], **names)})
 
-# %% ../nbs/03_synthetic.ipynb #7addf637
+# %% ../nbs/03_synthetic.ipynb #93d8fbc5
 DIFFICULTIES = {"magnitude_large": 28, "magnitude_medium": 4, "magnitude_small": 2, "variance_low": 7, "variance_medium": 14, "variance_high": 28}
 HUES = torch.tensor([[255, 0, 0], [203, 255, 0], [0, 255, 102], [0, 102, 255], [204, 0, 255]])   # a fifth of the colour circle apart
 
@@ -59,6 +59,16 @@ def _where(difficulty, n, generator):
         place[:, :side, :side] = torch.zeros(n, side*side, dtype=torch.bool).scatter_(1, chosen, True).view(n, side, side)
     return place
 
+def _spoil(images, y, labels, features, draw):
+    "The same with a share of the labels wrong and a share of the images noisy"
+    n, pick = len(y), lambda purpose, p: torch.randperm(len(y), generator=draw(purpose))[:int(p*len(y))]
+    wrong, noisy = pick("label noise", labels), pick("feature noise", features)
+    y, images = y.clone(), images.clone()
+    y[wrong] = (y[wrong] + torch.randint(1, 5, (len(wrong),), generator=draw("wrong"))) % 5
+    images[noisy] = (images[noisy] + 255*torch.randn(images[noisy].shape, generator=draw("noise"))).clamp(0, 255).byte()
+    return images, y
+
+# %% ../nbs/03_synthetic.ipynb #6771392d
 def spuco_mnist(
     difficulty:str="magnitude_large",  # one of DIFFICULTIES
     strength:float=.995, # share of each class in training that has its own hue; the rest take the others' in turn
@@ -86,16 +96,7 @@ def spuco_mnist(
         return Split.from_tensors(images, y, 5*y + hue, class_names=names, group_names=[f"{c}, hue of {h}" for c in names for h in names])
     return Benchmark(f"SpuCoMNIST ({data}, {difficulty}, {100*strength:g} %)", split("train"), split("val"), {"test": split("test")})
 
-def _spoil(images, y, labels, features, draw):
-    "The same with a share of the labels wrong and a share of the images noisy"
-    n, pick = len(y), lambda purpose, p: torch.randperm(len(y), generator=draw(purpose))[:int(p*len(y))]
-    wrong, noisy = pick("label noise", labels), pick("feature noise", features)
-    y, images = y.clone(), images.clone()
-    y[wrong] = (y[wrong] + torch.randint(1, 5, (len(wrong),), generator=draw("wrong"))) % 5
-    images[noisy] = (images[noisy] + 255*torch.randn(images[noisy].shape, generator=draw("noise"))).clamp(0, 255).byte()
-    return images, y
-
-# %% ../nbs/03_synthetic.ipynb #35c870a1
+# %% ../nbs/03_synthetic.ipynb #7e03eef7
 BOTTOMS = {"cifar10": ([1, 9], ["automobile", "truck"]), "fashion_mnist": ([4, 3], ["coat", "dress"])}
 
 def _halves(name, classes, part, root, download):
@@ -115,7 +116,7 @@ def _pair(tops, bottoms, strength, draw):
         top[members] = t[torch.randperm(len(t), generator=draw("top", k))[torch.arange(len(members)) % len(t)]]
     return top, bottom, core, simple
 
-# %% ../nbs/03_synthetic.ipynb #4803b2a5
+# %% ../nbs/03_synthetic.ipynb #d0b3da1f
 def dominoes(
     bottom:str="cifar10",# what stands under the digit: "cifar10" (automobile or truck) or "fashion_mnist" (coat or dress)
     strength:float=1.,   # share of each class whose digit has the same label: published are 1, .99 and .95
