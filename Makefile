@@ -5,9 +5,8 @@ READY := .venv/ready
 endif
 SYSTEM_PYTHON ?= python3
 SCRIPTS = $$($(PYTHON) -c "import sysconfig; print(sysconfig.get_path('scripts'))")
-export MPLBACKEND ?= agg
 
-.PHONY: help demo test test-all check lab notebooks readme docs clean
+.PHONY: help demo test test-all check lab notebooks readme docs bench clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +31,10 @@ lab: $(READY) ## open JupyterLab on the notebooks
 notebooks: $(READY) ## export the library, run all its notebooks in place, clean them
 	$(SCRIPTS)/nbdev_export
 	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=1800 $(or $(NB),nbs/[0-9]*.ipynb)
+	$(SCRIPTS)/nbdev_clean
+
+bench: $(READY) ## measure maps, masks and training side by side (half an hour on two cores); results/bench_<device>.csv
+	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=7200 nbs/experiments/bench.ipynb
 	$(SCRIPTS)/nbdev_clean
 
 docs: $(READY) ## render the site into _docs, where Quarto is installed

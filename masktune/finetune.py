@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaskTune', 'RandomMask']
 
-# %% ../nbs/10_finetune.ipynb #e8c3362e
+# %% ../nbs/10_finetune.ipynb #10902e55
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,7 +16,7 @@ from .metrics import predict
 from .saliency import Masks, compute_maps
 from .training import ERM, Training, augmented, prepared, train
 
-# %% ../nbs/10_finetune.ipynb #1d2cd4c5
+# %% ../nbs/10_finetune.ipynb #1bed1f03
 @dataclass(kw_only=True)
 class MaskTune(Training):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)"
@@ -55,7 +55,7 @@ class MaskTune(Training):
         lr = self.lr
         if isinstance(model, ERM):
             if not hasattr(model, "model_"): raise ValueError("this ERM has not been fitted: call ERM(...).fit(network, bench) first.")
-            if lr is None: lr = model.history_.lr.iloc[-1]
+            if lr is None: lr = float(model.history_.lr.iloc[-1])
             model = model.model_ if one_of("start", self.start, ["best", "last"]) == "best" else model.last_
         return prepared(model, self, trained=True), .01 if lr is None else lr
 
@@ -71,7 +71,7 @@ class MaskTune(Training):
         batch = batch._replace(x=self.masks_[-1].apply(batch.x, batch.index))
         return augmented(self)(batch, generator) if self.augment else batch
 
-# %% ../nbs/10_finetune.ipynb #63e2f9e3
+# %% ../nbs/10_finetune.ipynb #174d3818
 @dataclass(kw_only=True)
 class RandomMask(MaskTune):
     "The control: each image's own mask, moved to a random place"

@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'weigh', 'methods', 'look', 'cam', 'Maps', 'Masks', 'compute_maps']
 
-# %% ../nbs/09_saliency.ipynb #ac50c1c2
+# %% ../nbs/09_saliency.ipynb #17eaf272
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .core import atomic, fingerprint, one_of, track
+from .core import atomic, fingerprint, one_of, team, track, turns
 from .data import Split
 from .masking import View, hide, move, place_back, threshold
+from .metrics import gathered
 from .models import evaluating, wrap
 
-# %% ../nbs/09_saliency.ipynb #2fa3ac4b
+# %% ../nbs/09_saliency.ipynb #1ec67e8e
 def _mean(A, G): return G.mean((2, 3))
 
 def _axiom(A, G): return (G*A).sum((2, 3))/(A.sum((2, 3)) + 1e-7)
@@ -37,18 +38,18 @@ def weigh(
     method:str,      # one of WEIGHTS, or "layercam"
 ) -> torch.Tensor:   # N×h×w, ≥ 0
     "CAM (Zhou 2016), Grad-CAM (Selvaraju 2017), Grad-CAM++ (Chattopadhay 2018), XGrad-CAM (Fu 2020), LayerCAM (Jiang 2021)"
-    if method == "layercam": return _layer(A, G).relu()
-    return torch.einsum("nchw,nc->nhw", A, WEIGHTS[method](A, G)).relu()
+    with torch.autocast(A.device.type, enabled=False):
+        A, G = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (A, G))
+        if method == "layercam": return _layer(A, G).relu()
+        return torch.einsum("nchw,nc->nhw", A, WEIGHTS[method](A, G)).relu()
 
-# %% ../nbs/09_saliency.ipynb #98eddd56
+# %% ../nbs/09_saliency.ipynb #c931a6b0
 def _averages(model, A):
     "Whether `model.pool` is the mean over places"
     noise = torch.randn(2, *A.shape[1:], generator=torch.Generator().manual_seed(0)).to(A)
     try: pooled = model.pool(noise)
     except RuntimeError: return False
     return pooled.shape == noise.shape[:2] and torch.allclose(pooled, noise.mean((2, 3)), atol=1e-5)
-
-def _full(A): return A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
 
 def _chosen(logits, target):
     "N class numbers: the predicted ones, or those given"
@@ -64,7 +65,7 @@ def _maps(model, x, method, target):
         if model.token_norm is None and _averages(model, A):
             logits = model.head(model.pool(A))
             G = model.head.weight[_chosen(logits, target)][:, :, None, None]/A[0, 0].numel()
-            return weigh(_full(A), _full(G), method), logits
+            return weigh(A, G, method), logits
     if method == "cam": raise ValueError("CAM needs a network whose pool is the mean over places; gradcam and xgradcam are the same thing for any other.")
     with torch.enable_grad():
         if model.token_norm is None: logits = model.head(model.pool(A := A.requires_grad_()))
@@ -72,9 +73,9 @@ def _maps(model, x, method, target):
         G, = torch.autograd.grad(logits.gather(1, _chosen(logits, target)[:, None]).sum(), A)
     A, G, logits = A.detach(), G.detach(), logits.detach()
     if model.token_norm is not None: A, G = (_as_map(t, x) for t in (A, G))
-    return weigh(_full(A), _full(G), method), logits
+    return weigh(A, G, method), logits
 
-# %% ../nbs/09_saliency.ipynb #16bc1873
+# %% ../nbs/09_saliency.ipynb #c90e3e69
 def _through_tokens(model, tokens):
     "(output of the last block's first norm, logits), with a graph from the one to the other"
     held = {}
@@ -93,7 +94,7 @@ def _as_map(tokens, x):
     w = h*W//H
     return tokens[:, tokens.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))
 
-# %% ../nbs/09_saliency.ipynb #0c644c29
+# %% ../nbs/09_saliency.ipynb #e89c9367
 def _library():
     "name -> class, for what pytorch-grad-cam has and the list above has not"
     import pytorch_grad_cam as lib
@@ -122,7 +123,7 @@ def methods() -> list:
     "The names that `cam` knows"
     return [*WEIGHTS, "layercam", *sorted(_library())]
 
-# %% ../nbs/09_saliency.ipynb #abe7bf3d
+# %% ../nbs/09_saliency.ipynb #023e085c
 def look(
     model,           # any classifier
     x,               # float N×C×H×W in [0, 1]
@@ -146,7 +147,7 @@ def cam(
     "Where `model` looks, at the resolution of its features; the model is left as it was"
     return look(model, x, method, target)[0]
 
-# %% ../nbs/09_saliency.ipynb #3399fe3e
+# %% ../nbs/09_saliency.ipynb #8a0311eb
 @dataclass
 class Maps:
     "One small map for every image of a split"
@@ -187,7 +188,7 @@ class Maps:
         notes += f"; {100*self.agreement:.2f} % of mask pixels agree with full precision" if self.agreement is not None else ""
         return f"{len(self):,} maps of {h}×{w} for pictures of {self.size[0]}×{self.size[1]}, {2*h*w} bytes each, by {self.made_from['method']}{notes}"
 
-# %% ../nbs/09_saliency.ipynb #1a26d00a
+# %% ../nbs/09_saliency.ipynb #507e93bb
 @dataclass
 class Masks:
     "Masks that are made when they are asked for"
@@ -216,7 +217,7 @@ class Masks:
         parts = torch.arange(len(self)).split(1024)
         return sum(self[p].float().sum().item() for p in parts)/(len(self)*self.maps.size[0]*self.maps.size[1])
 
-# %% ../nbs/09_saliency.ipynb #0fec06e9
+# %% ../nbs/09_saliency.ipynb #1610cec3
 def _unit(maps):
     "Each map scaled to [0, 1], as half floats"
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
@@ -239,7 +240,7 @@ def compute_maps(
     if bf16 is None: bf16 = model.device.type == "cuda"
     made_from = dict(weights=fingerprint(model), images=split.fingerprint(), method=method, target=target if target != "label" else fingerprint(split.labels), view=repr(view), masks=repr(masks and (masks.rule, masks.maps.made_from)), bf16=bf16)
     if file and Path(file).exists(): return Maps.load(file, **made_from)
-    part = file and Path(f"{file}.part")
+    part = None if not file or team() else Path(f"{file}.part")
     values, correct = [], []
     if part and part.exists():
         begun = Maps.load(part, **made_from)
@@ -249,7 +250,7 @@ def compute_maps(
     start, spent, agreed = time.monotonic(), 0., None
     with track(None, "looking", len(split), "image") as bar:
         bar.update(sum(map(len, values)))
-        for b in split.batches(batch_size, device=model.device, start=len(values)):
+        for b in split.batches(batch_size, device=model.device, start=len(values), turns=turns()):
             x = masks.apply(b.x, b.index) if masks else b.x
             x = view(x) if view else x
             chosen = None if target == "predicted" else b.y if target == "label" else target
@@ -261,7 +262,9 @@ def compute_maps(
             bar.update(len(b.y))
             if part and time.monotonic() - start > 20*spent:
                 start = time.monotonic(); result().save(part); spent, start = time.monotonic() - start, time.monotonic()
+    values, correct = gathered(values), gathered(correct)
     maps = result()
     maps.agreement = agreed
-    if file: maps.save(file); part.unlink(missing_ok=True)
+    if file and turns()[0] == 0: maps.save(file)
+    if part: part.unlink(missing_ok=True)
     return maps

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'cross_entropy', 'train', 'prepared', 'augmented', 'ERM']
 
-# %% ../nbs/07_training.ipynb #c5fecd3a
+# %% ../nbs/07_training.ipynb #2c833d5d
 import contextlib, copy, math, time, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from .core import atomic, fingerprint, one_of, pick_device, rng, track
+from .core import atomic, fingerprint, one_of, pick_device, rng, team, track, turns
 from .data import Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #aaed74d7
+# %% ../nbs/07_training.ipynb #59357f61
 @dataclass(kw_only=True)
 class Training:
     "How to train a network"
@@ -33,7 +33,7 @@ class Training:
     step_epochs:int = 25         # epochs between the steps of "step"
     step_factor:float = .5       # what each step multiplies the rate by
     label_smoothing:float = 0.   # share of each label that is spread over all classes
-    augment:object = None        # images and a generator -> images, e.g. `masktune.masking.Augment()`
+    augment:object = None        # (images, generator) -> images, e.g. `Augment()`; its repr should say what it does
     patience:int = None          # stop after so many epochs without a better validation accuracy; None: never
     accumulate_steps:int = 1     # batches whose gradients are added up before a step
     bf16:bool = False            # autocast to bfloat16
@@ -47,7 +47,7 @@ class Training:
         learned = "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}){learned}"
 
-# %% ../nbs/07_training.ipynb #ca1147ec
+# %% ../nbs/07_training.ipynb #9181c2c3
 def make_optimizer(
     net,                 # whose parameters to train
     settings:Training,   # optimizer, momentum, weight_decay
@@ -68,7 +68,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #6c2f96f8
+# %% ../nbs/07_training.ipynb #55fc46d3
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -79,13 +79,13 @@ class Checkpoints:
     @property
     def files(self): return [self.folder/"last.pt", self.folder/"previous.pt"] if self.folder else []
 
-    def save(self, state, now=False):
-        "Keep `state`, unless saving would take more than a twentieth of the time"
-        if not self.folder or not (now or time.monotonic() - self.saved > 20*self.cost): return
-        start, (last, previous) = time.monotonic(), self.files
-        with atomic(last.with_name("next.pt")) as temp: torch.save(state() | dict(identity=self.identity), temp)
-        if last.exists(): last.replace(previous)
-        last.with_name("next.pt").replace(last)
+    def save(self, state, last=False):
+        "Keep `state()`, unless saving would take more than a twentieth of the time"
+        if not self.folder or turns()[0] or not (last or time.monotonic() - self.saved > 20*self.cost): return
+        start, (newest, previous) = time.monotonic(), self.files
+        with atomic(newest.with_name("next.pt")) as temp: torch.save(state() | dict(identity=self.identity), temp)
+        if newest.exists(): newest.replace(previous)
+        newest.with_name("next.pt").replace(newest)
         self.saved = time.monotonic()
         self.cost = self.saved - start
 
@@ -102,7 +102,28 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #be9e1926
+# %% ../nbs/07_training.ipynb #b37daa6e
+def _slice(batch):
+    "(this process's part of a batch, its weight); a batch too small to share is done by all"
+    which, n, size = *turns(), len(batch.y)
+    if n == 1 or size < 2*n: return batch, 1/n
+    start, end = size*which//n, size*(which + 1)//n
+    return type(batch)(*(t[start:end] for t in batch)), (end - start)/size
+
+def _add_up(tensors):
+    "The sum over all processes, in place"
+    if not team() or not tensors: return
+    from accelerate.utils import reduce
+    whole = reduce(torch.cat([t.flatten() for t in tensors]), "sum")
+    for t, part in zip(tensors, whole.split([t.numel() for t in tensors])): t.copy_(part.view_as(t))
+
+def _average_buffers(net):
+    "Batch norm's running statistics, averaged over all processes"
+    moving = [b for b in net.buffers() if b.is_floating_point()]
+    for b in moving: b.div_(turns()[1])
+    _add_up(moving)
+
+# %% ../nbs/07_training.ipynb #92e4ea06
 def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def train(
@@ -118,11 +139,11 @@ def train(
     lr:float=None,       # learning rate at the start; None: that of the settings
 ):                       # (history, weights of the best epoch or None)
     "The training loop; a run that was killed and started again ends with the same bits"
-    s, device, loss, lr = settings, net.device, loss or cross_entropy(settings.label_smoothing), settings.lr if lr is None else lr
+    s, device, loss, lr = settings, net.device, loss or cross_entropy(settings.label_smoothing), settings.lr if lr is None else float(lr)
     opt, run = make_optimizer(net, s, lr), torch.compile(net) if s.compile else net
     steps = split.n_batches(s.batch_size)
     epoch, step, total, best, history = 0, 0, torch.zeros((), device=device), None, []
-    identity = [sorted((f.name, repr(getattr(s, f.name))) for f in fields(s)), label, torch.get_num_threads(), lr, split.fingerprint(), split.labels, net]
+    identity = [sorted((f.name, repr(getattr(s, f.name))) for f in fields(s)), label, torch.get_num_threads(), turns()[1], lr, split.fingerprint(), split.labels, net]
     kept = Checkpoints(checkpoint, fingerprint(*identity) if checkpoint else "")
     random = torch.cuda if device.type == "cuda" else torch
     with torch.random.fork_rng([device] if device.type == "cuda" else []), track(None, label, s.epochs*steps, "batch") as bar:
@@ -130,26 +151,30 @@ def train(
             epoch, step, total, best, history = (state[k] for k in ("epoch", "step", "total", "best", "history"))
             net.load_state_dict(state["net"]); opt.load_state_dict(state["opt"]); random.set_rng_state(state["random"])
             total = total.to(device); bar.update(epoch*steps + step)
-        def state(): return dict(epoch=epoch, step=step, total=total, best=best, history=history, net=net.state_dict(), opt=opt.state_dict(), random=random.get_rng_state())
+        def now(): return dict(epoch=epoch, step=step, total=total, best=best, history=history, net=net.state_dict(), opt=opt.state_dict(), random=random.get_rng_state())
         while epoch < s.epochs and not _stalled(history, keep, s.patience):
             if step == 0: random.manual_seed(rng(s.seed, "chance", epoch).initial_seed())
             net.train()
             for batch in split.batches(s.batch_size, True, (s.seed, epoch), device, step, _channels_last(s, device)):
                 for group in opt.param_groups: group["lr"] = lr*rate_factor(s, epoch + step/steps)
                 if transform: batch = transform(batch, rng(s.seed, "transform", epoch, step))
-                with torch.autocast(device.type, torch.bfloat16, enabled=s.bf16): l = loss(run, batch)
+                size, (batch, weight) = len(batch.y), _slice(batch)
+                with torch.autocast(device.type, torch.bfloat16, enabled=s.bf16): l = loss(run, batch)*weight
                 (l/s.accumulate_steps).backward()
                 step += 1
-                if step % s.accumulate_steps == 0 or step == steps: opt.step(); opt.zero_grad()
-                total += l.detach()*len(batch.y)
+                if step % s.accumulate_steps == 0 or step == steps:
+                    _add_up([p.grad for p in net.parameters() if p.grad is not None])
+                    opt.step(); opt.zero_grad()
+                total += l.detach()*size
                 bar.update()
-                if step < steps and step % s.accumulate_steps == 0: kept.save(state)
+                if step < steps and step % s.accumulate_steps == 0 and not team(): kept.save(now)
+            _add_up([total]); _average_buffers(net)
             row = dict(epoch=epoch + 1, loss=total.item()/len(split), lr=opt.param_groups[0]["lr"]) | (after_epoch(net) if after_epoch else {})
             if keep and (best is None or row[keep] >= best[0]): best = (row[keep], {k: v.detach().clone() for k, v in net.state_dict().items()})
             history.append(row)
             bar.set_postfix_str(", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "lr"), refresh=False)
             epoch, step, total = epoch + 1, 0, torch.zeros((), device=device)
-            kept.save(state, now=epoch == s.epochs)
+            kept.save(now, last=epoch == s.epochs)
     net.fresh = False
     return pd.DataFrame(history), best and best[1]
 
@@ -160,7 +185,7 @@ def _stalled(history, keep, patience):
 
 def _channels_last(settings, device): return device.type == "cuda" if settings.channels_last is None else settings.channels_last
 
-# %% ../nbs/07_training.ipynb #b410ffb7
+# %% ../nbs/07_training.ipynb #00f44760
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
