@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', 'subset', 'groups_table', 'fingerprint_', 'show',
-           'picture_at', 'cache_root', 'images_from_files', 'from_files', 'from_folder', 'Benchmark',
+           'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files', 'from_folder', 'Benchmark',
            'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #67885dd7
-import os, threading, queue
+# %% ../nbs/02_data.ipynb #10d06b58
+import hashlib, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from PIL import Image, ImageOps
 
-from .core import atomic, fingerprint, place, rng, track
+from .core import atomic, fingerprint, one_of, place, rng, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #56ff96d4
+# %% ../nbs/02_data.ipynb #ffdb3d61
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #747baa7e
+# %% ../nbs/02_data.ipynb #a16bd14e
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -41,10 +41,11 @@ class Split:
         group_names=None,         # None: "group 0", "group 1", ...
         key:str=None,             # fingerprint of the images, where it is known already
         rows:torch.Tensor=None,   # which of the images are meant, where they lie in a memory-mapped file; None: all, in memory
+        skipped=(),               # what was left out because it could not be read: "file (reason)"
     ):
         self.store, self.labels, self.groups, self.ids = images, labels, groups, ids
         self.class_names, self.group_names, self.key, self.rows = class_names, group_names, key, rows
-        self._resident = {}
+        self.skipped, self._resident = list(skipped), {}
 
     @property
     def images(self): return self.store if self.rows is None else self.store[self.rows]
@@ -52,7 +53,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #56147ebe
+# %% ../nbs/02_data.ipynb #9499ff90
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -60,12 +61,12 @@ def _names(given, numbers, what):
     return list(given)
 
 def _numbers(values, n, what):
-    values = torch.as_tensor(np.asarray(values)).long()
+    values = torch.as_tensor(np.asarray(values).copy()).long()
     if values.shape != (n,): raise ValueError(f"{n} images need {n} {what}, one each, not an array of shape {tuple(values.shape)}")
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #37bf1c7e
+# %% ../nbs/02_data.ipynb #0d5bf6b7
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -81,11 +82,13 @@ def from_tensors(cls,
     groups = None if groups is None else _numbers(groups, len(images), "groups")
     named["class_names"] = _names(named.get("class_names"), labels, "")
     if groups is not None: named["group_names"] = _names(named.get("group_names"), groups, "group ")
+    twice = pd.Series(named.get("ids"), dtype=object).duplicated()
+    if twice.any(): raise ValueError(f"{named['ids'][twice.argmax()]!r} stands twice among the names of the images; every image needs its own.")
     return cls(images, labels, groups, **named)
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #3bbd5a5b
+# %% ../nbs/02_data.ipynb #5e99be52
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -106,7 +109,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #571dd930
+# %% ../nbs/02_data.ipynb #e57afe71
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -145,7 +148,7 @@ def batches(self,
 
 Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #700f0f80
+# %% ../nbs/02_data.ipynb #2075f56d
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
@@ -153,7 +156,7 @@ def subset(self, index) -> Split:
     ids = None if self.ids is None else [self.ids[i] for i in index.tolist()]
     store, rows = (self.store[index], None) if self.rows is None else (self.store, self.rows[index])
     key = fingerprint(self.key, rows) if self.key and rows is not None else None
-    return Split(store, self.labels[index], None if self.groups is None else self.groups[index], ids, self.class_names, self.group_names, key, rows)
+    return Split(store, self.labels[index], None if self.groups is None else self.groups[index], ids, self.class_names, self.group_names, key, rows, self.skipped)
 
 def groups_table(self) -> pd.DataFrame:
     "How many images each group has, and each class where groups are unknown"
@@ -167,11 +170,12 @@ def fingerprint_(self) -> str:
     return self.key
 
 def show(self, per_group:int=8, seed:int=0):
-    "A sheet of random images, a row a group (a class where groups are unknown)"
+    "A sheet of random images, a row a group that has any (a class where groups are unknown)"
     numbers, names = (self.labels, self.class_names) if self.groups is None else (self.groups, self.group_names)
     picks, titles = [], []
     for k, name in enumerate(names):
         members = (numbers == k).nonzero()[:, 0]
+        if not len(members): continue
         chosen = members[torch.randperm(len(members), generator=rng(seed, "show", k))[:per_group]].tolist()
         picks += [self[i][0] for i in chosen] + [torch.full_like(self.store[0], 255)]*(per_group - len(chosen))
         titles += [f"{name}" if j == 0 else "" for j in range(per_group)]
@@ -179,18 +183,20 @@ def show(self, per_group:int=8, seed:int=0):
 
 def _repr_markdown_(self):
     c, h, w = self.store.shape[1:]
-    return f"{len(self):,} images, {c}×{h}×{w}\n\n" + self.groups_table().to_markdown(index=False)
+    lost = f"; {len(self.skipped)} that could not be read are left out (`.skipped`)" if self.skipped else ""
+    return f"{len(self):,} images, {c}×{h}×{w}{lost}\n\n" + self.groups_table().to_markdown(index=False)
 
 Split.subset, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #5dbfdf55
+# %% ../nbs/02_data.ipynb #50ffe20f
 def picture_at(
     path,            # any image file that Pillow reads
     size:int=None,   # side in pixels: short side resized to it, centre cropped; None: as it is
 ) -> np.ndarray:     # uint8 H×W×3
     "One decoded image"
     with Image.open(path) as im:
-        im = ImageOps.exif_transpose(im).convert("RGB")
+        if im.getexif().get(0x0112, 1) != 1: im = ImageOps.exif_transpose(im)
+        if im.mode != "RGB": im = im.convert("RGB")
         if size is None: return np.asarray(im)
         w, h = im.size
         if (w, h) != (size, size):
@@ -201,55 +207,77 @@ def picture_at(
             im = im.crop((left, top, left + size, top + size))
         return np.asarray(im)
 
-# %% ../nbs/02_data.ipynb #ac4f7a77
+# %% ../nbs/02_data.ipynb #06a361c8
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
 
+def missing(path, hint:str="") -> FileNotFoundError:
+    "The error to raise where `path` should be and is not"
+    path = place(path)
+    return FileNotFoundError(f"there is no {path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}")
+
+def _each(pool, f, items, label):
+    "`f` of every item, by several threads, 64 items at a time, because handing over a single one costs as much as decoding it"
+    parts = (items[i:i + 64] for i in range(0, len(items), 64))
+    return [y for part in track(pool.map(lambda part: [f(x) for x in part], parts), label, -(-len(items)//64), "64 images") for y in part]
+
 def _content(paths, pool):
+    absent = [p for p in paths if not p.is_file()]
+    if absent: raise missing(absent[0], f" {len(absent):,} of the {len(paths):,} images are not there.")
     stats = [p.stat() for p in paths]
     memo = cache_root()/"content"/fingerprint([(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
     if not memo.exists():
-        hashes = track(pool.map(lambda p: fingerprint(p.read_bytes()), paths), "reading", len(paths), "image")
-        with atomic(memo) as t: t.write_text(fingerprint(list(hashes)))
+        hashes = _each(pool, lambda p: hashlib.blake2b(p.read_bytes()).hexdigest(), paths, "reading")
+        with atomic(memo) as t: t.write_text(fingerprint(hashes))
     return memo.read_text()
 
-# %% ../nbs/02_data.ipynb #f3667134
+# %% ../nbs/02_data.ipynb #34d13b28
 def _decode_into(store, done, paths, size, pool):
-    "Decode what isn't done yet; collects every file that can't be read"
+    "Decode what isn't done yet; number -> reason for every file that can't be read"
     def one(i):
         try: store[i] = picture_at(paths[i], size).transpose(2, 0, 1)
-        except Exception as e: return f"{paths[i]} ({type(e).__name__}: {e})"
+        except Exception as e: return i, f"{paths[i]} ({type(e).__name__}: {e})"
         done[i] = 1
     todo = np.flatnonzero(done == 0).tolist()
-    broken = [b for b in track(pool.map(one, todo), "decoding", len(todo), "image") if b]
-    if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        raise ValueError(f"{len(broken)} of {len(paths)} images can't be read: {'; '.join(broken[:3])}{more}. Replace or remove them; the others are kept in the cache.")
+    return dict(b for b in _each(pool, one, todo, "decoding") if b)
 
+def _complain(broken, n, on_error):
+    "Raise, or warn where the user said so"
+    first, more = "; ".join(list(broken.values())[:3]), f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+    told = f"{len(broken)} of {n} images can't be read: {first}{more}. "
+    if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
+    warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
+
+# %% ../nbs/02_data.ipynb #6de225d2
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
-):                   # (uint8 N×3×H×W memory-mapped, fingerprint)
+    on_error:str="raise",  # what to do with a file that can't be read: "raise" or "skip"
+):                   # (uint8 N×3×H×W memory-mapped, fingerprint, {number: reason} for the unreadable ones, which are black)
     "All images at one size, decoded once into the cache"
+    one_of("on_error", on_error, ["raise", "skip"])
     paths = [Path(p) for p in paths]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+        content = _content(paths, pool)
         if size is None:
-            shapes = set(track(pool.map(_size_of, paths), "looking", len(paths), "image"))
+            shapes = set(_each(pool, _size_of, paths, "looking")) - {None}
             h, w = shapes.pop() if len(shapes) == 1 else (224, 224)
-            size = None if not shapes else 224
+            size = 224 if shapes else None
         if size is not None: h = w = size
-        key = fingerprint(_content(paths, pool), h, w)
+        key = fingerprint(content, h, w)
         file, part, marks = (cache_root()/"images"/f"{key}{end}" for end in (".u8", ".part", ".done"))
-        shape = (len(paths), 3, h, w)
+        shape, broken = (len(paths), 3, h, w), {}
+        if not paths: return torch.empty(shape, dtype=torch.uint8), key, broken
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            new = not (part.exists() and marks.exists())
-            store = np.memmap(part, np.uint8, "w+" if new else "r+", shape=shape)
-            done = np.memmap(marks, np.uint8, "w+" if new else "r+", shape=len(paths))
-            _decode_into(store, done, paths, size, pool)
-            store.flush(); os.replace(part, file); marks.unlink()
-    return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape), key
+            mode = "r+" if part.exists() and marks.exists() else "w+"
+            store, done = np.memmap(part, np.uint8, mode, shape=shape), np.memmap(marks, np.uint8, mode, shape=len(paths))
+            broken = _decode_into(store, done, paths, size, pool)
+            store.flush()
+            if broken: _complain(broken, len(paths), on_error); file = part
+            else: os.replace(part, file); marks.unlink()
+    return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape), key, broken
 
 def _size_of(path):
     "(height, width) once upright; reads only the header"
@@ -258,40 +286,41 @@ def _size_of(path):
     except Exception: return None
     return (w, h) if turned else (h, w)
 
-# %% ../nbs/02_data.ipynb #6f593df0
+# %% ../nbs/02_data.ipynb #3e782cae
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _class_files(root):
     "class name -> its image files, both in alphabetical order"
     root = place(root)
-    if not root.is_dir():
-        near = next(p for p in root.parents if p.exists())
-        raise FileNotFoundError(f"there is no folder {root}; the nearest that exists is {near}.")
+    if not root.is_dir(): raise missing(root)
     found = {d.name: sorted(p for p in d.rglob("*") if p.suffix.lower() in IMAGES) for d in sorted(root.iterdir()) if d.is_dir() and not d.name.startswith(".")}
     found = {name: files for name, files in found.items() if files}
     if not found: raise FileNotFoundError(f"{root} holds no folder with images in it; masktune expects one folder per class, such as {root}/cat/1.jpg.")
     return found
 
-def from_files(cls, paths, labels, groups=None, size=None, **named) -> Split:
+def from_files(cls, paths, labels, groups=None, size=None, on_error="raise", **named) -> Split:
     "A checked split of image files"
-    images, key = images_from_files(paths, size)
+    images, key, broken = images_from_files(paths, size, on_error)
     split = cls.from_tensors(images, labels, groups, **named)
     split.key, split.rows = key, torch.arange(len(split))
-    return split
+    if not broken: return split
+    split.skipped = list(broken.values())
+    return split.subset(~torch.isin(split.rows, torch.tensor(list(broken))))
 
 def from_folder(cls,
     root,            # one folder per class, any image files in it
     size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    on_error:str="raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Split:
     "A split of a folder; classes in alphabetical order, no groups needed"
     found, root = _class_files(root), place(root)
     files = [p for ps in found.values() for p in ps]
     labels = [k for k, ps in enumerate(found.values()) for _ in ps]
-    return cls.from_files(files, labels, size=size, ids=[str(p.relative_to(root)) for p in files], class_names=list(found))
+    return cls.from_files(files, labels, size=size, on_error=on_error, ids=[str(p.relative_to(root)) for p in files], class_names=list(found))
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #5e86c360
+# %% ../nbs/02_data.ipynb #e4f693cf
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -327,15 +356,16 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #d19f7bf3
+# %% ../nbs/02_data.ipynb #368475c5
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
     size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    on_error:str="raise",   # what to do with a file that can't be read: "raise" or "skip"
     shares=(.7, .15, .15),  # of each class to train, validation and test; at least one image each
 ) -> Benchmark:
     "A seeded train / validation / test division of one folder, class by class"
-    whole, parts = Split.from_folder(root, size), ([], [], [])
+    whole, parts = Split.from_folder(root, size, on_error), ([], [], [])
     for k, name in enumerate(whole.class_names):
         members = (whole.labels == k).nonzero()[:, 0]
         if len(members) < 3: raise ValueError(f"class {name!r} in {place(root)} has {len(members)} image{'s'*(len(members) > 1)}; a division into train, validation and test needs at least 3.")

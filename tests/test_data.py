@@ -1,0 +1,111 @@
+"Splits, and images from files: odd ones, broken ones, missing ones."
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from masktune.data import Benchmark, Split, cache_root, images_from_files, picture_at
+from masktune.miniatures import miniature
+
+IMAGES = torch.arange(4*3*2*2, dtype=torch.uint8).view(4, 3, 2, 2)
+
+
+@pytest.mark.parametrize("bad, says", [
+    (dict(images=IMAGES.float(), labels=[0]*4), "uint8"), (dict(images=IMAGES, labels=[0]*3), "4 images need 4 labels"), (dict(images=IMAGES, labels=[0, 1, -1, 0]), "-1 is among them"),
+    (dict(images=IMAGES, labels=[0, 1, 2, 0], class_names=["a", "b"]), "a label is 2, but there are only 2 names: a, b"),
+    (dict(images=IMAGES, labels=[0]*4, groups=[0, 0, 0, 5], group_names=["x"]), "a group is 5"),
+    (dict(images=IMAGES, labels=[0]*4, ids=["a", "b", "a", "c"]), "'a' stands twice")])
+def test_wrong_arrays_are_refused(bad, says):
+    with pytest.raises(ValueError, match=says): Split.from_tensors(**bad)
+
+
+def test_a_group_without_images_is_allowed_and_reported():
+    split = Split.from_tensors(IMAGES, [0, 0, 1, 1], [0, 0, 2, 2], group_names=["a", "b", "c"])
+    assert split.groups_table().n.tolist() == [2, 0, 2] and "| b" in split._repr_markdown_()
+    split.show(2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 40), size=st.integers(1, 17), seed=st.integers(0, 99))
+def test_every_image_comes_once_an_epoch(n, size, seed):
+    split = Split.from_tensors(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.zeros(n))
+    batches = [b.index for b in split.batches(size, shuffle=True, seed=seed)]
+    assert sorted(torch.cat(batches).tolist()) == list(range(n)) and len(batches) == split.n_batches(size)
+
+
+def test_labels_are_not_shared_with_the_caller():
+    labels = torch.tensor([0, 1, 0, 1])
+    split = Split.from_tensors(IMAGES, labels)
+    labels[0] = 1
+    assert split.labels[0] == 0
+
+
+@pytest.fixture
+def photos(tmp_path): return miniature("folder", tmp_path/"mine", n=1)/"photos"
+
+
+def test_odd_files_are_read_upright_and_in_colour(tmp_path):
+    wide = Image.fromarray(np.arange(240, dtype=np.uint8).reshape(6, 40))
+    exif = Image.Exif(); exif[0x0112] = 6
+    wide.save(tmp_path/"turned.jpg", exif=exif); wide.save(tmp_path/"grey.png")
+    Image.new("RGBA", (5, 5), (10, 20, 30, 40)).save(tmp_path/"clear.png")
+    assert picture_at(tmp_path/"turned.jpg").shape == (40, 6, 3) and picture_at(tmp_path/"grey.png").shape == (6, 40, 3)
+    assert picture_at(tmp_path/"clear.png")[0, 0].tolist() == [10, 20, 30]
+
+
+def test_one_size_where_all_are_alike_else_224(photos, tmp_path):
+    assert Split.from_folder(photos).images.shape[1:] == (3, 48, 56)
+    Image.new("RGB", (9, 9)).save(photos/"land"/"small.png")
+    assert Split.from_folder(photos).images.shape[1:] == (3, 224, 224)
+
+
+def test_broken_files_stop_or_are_left_out_and_listed(photos):
+    whole = Split.from_folder(photos, 32)
+    torn = photos/"land"/"photo 3.jpg"
+    torn.write_bytes(torn.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"1 of 20 images can't be read: .*photo 3.jpg \(OSError"): Split.from_folder(photos, 32)
+    for _ in range(2):     # the second time from the cache
+        with pytest.warns(UserWarning, match="1 of 20"): fewer = Split.from_folder(photos, 32, on_error="skip")
+        kept = torch.tensor(["photo 3.jpg" not in i or "land" not in i for i in whole.ids])
+        assert fewer.images.equal(whole.images[kept]) and len(fewer.skipped) == 1 and "photo 3.jpg" in fewer.skipped[0]
+        assert "1 that could not be read" in fewer._repr_markdown_()
+    Image.new("RGB", (40, 40)).save(torn)
+    assert len(Split.from_folder(photos, 32, on_error="skip")) == 20
+    with pytest.raises(ValueError, match="on_error='ignore'"): Split.from_folder(photos, 32, on_error="ignore")
+
+
+def test_decoding_goes_on_where_it_stopped(photos, monkeypatch):
+    import masktune.data as data
+    real, seen = data.picture_at, []
+    def failing(path, size=None):
+        seen.append(path)
+        if len(seen) > 15: raise RuntimeError("interrupted")
+        return real(path, size)
+    monkeypatch.setattr(data, "picture_at", failing)
+    with pytest.raises(ValueError, match="interrupted"): Split.from_folder(photos, 32)
+    monkeypatch.setattr(data, "picture_at", lambda path, size=None: (seen.append(path), real(path, size))[1])
+    Split.from_folder(photos, 32)
+    assert len(seen) == 20 + 5
+
+
+def test_a_missing_place_names_the_nearest_that_exists(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/a/b; the nearest that exists is {tmp_path}"): Split.from_folder(tmp_path/"a"/"b")
+    with pytest.raises(FileNotFoundError, match="1 of the 1 images are not there"): images_from_files([tmp_path/"gone.jpg"])
+    (tmp_path/"empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="one folder per class"): Split.from_folder(tmp_path/"empty")
+
+
+def test_a_class_too_small_to_divide_is_named(photos):
+    (photos/"rare").mkdir(); Image.new("RGB", (40, 40)).save(photos/"rare"/"one.png")
+    with pytest.raises(ValueError, match="'rare'.*has 1 image;"): Benchmark.from_folder(photos)
+
+
+def test_the_cache_is_made_once_and_never_in_the_data_folder(photos):
+    before = sorted(photos.rglob("*"))
+    first = Split.from_folder(photos, 32)
+    files = list((cache_root()/"images").iterdir())
+    assert Split.from_folder(photos, 32).images.equal(first.images) and list((cache_root()/"images").iterdir()) == files and len(files) == 1
+    assert sorted(photos.rglob("*")) == before
