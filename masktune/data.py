@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files', 'from_folder', 'Benchmark',
            'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #10d06b58
+# %% ../nbs/02_data.ipynb #baab9e07
 import hashlib, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, one_of, place, rng, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #ffdb3d61
+# %% ../nbs/02_data.ipynb #8ee96e40
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #a16bd14e
+# %% ../nbs/02_data.ipynb #33e75490
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -53,7 +53,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #9499ff90
+# %% ../nbs/02_data.ipynb #2f41f9ad
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -66,7 +66,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #0d5bf6b7
+# %% ../nbs/02_data.ipynb #8fcb2ab4
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -88,7 +88,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #5e99be52
+# %% ../nbs/02_data.ipynb #19082ce5
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -109,7 +109,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #e57afe71
+# %% ../nbs/02_data.ipynb #26488f43
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -148,7 +148,7 @@ def batches(self,
 
 Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #2075f56d
+# %% ../nbs/02_data.ipynb #46a1ebab
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
@@ -188,7 +188,7 @@ def _repr_markdown_(self):
 
 Split.subset, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #50ffe20f
+# %% ../nbs/02_data.ipynb #b84c8c1a
 def picture_at(
     path,            # any image file that Pillow reads
     size:int=None,   # side in pixels: short side resized to it, centre cropped; None: as it is
@@ -207,7 +207,7 @@ def picture_at(
             im = im.crop((left, top, left + size, top + size))
         return np.asarray(im)
 
-# %% ../nbs/02_data.ipynb #06a361c8
+# %% ../nbs/02_data.ipynb #78fb29bf
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -215,7 +215,7 @@ def cache_root() -> Path:
 def missing(path, hint:str="") -> FileNotFoundError:
     "The error to raise where `path` should be and is not"
     path = place(path)
-    return FileNotFoundError(f"there is no {path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}")
+    return FileNotFoundError(f"there is no {'' if path.suffix else 'folder '}{path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}")
 
 def _each(pool, f, items, label):
     "`f` of every item, by several threads, 64 items at a time, because handing over a single one costs as much as decoding it"
@@ -232,7 +232,7 @@ def _content(paths, pool):
         with atomic(memo) as t: t.write_text(fingerprint(hashes))
     return memo.read_text()
 
-# %% ../nbs/02_data.ipynb #34d13b28
+# %% ../nbs/02_data.ipynb #33fc7924
 def _decode_into(store, done, paths, size, pool):
     "Decode what isn't done yet; number -> reason for every file that can't be read"
     def one(i):
@@ -249,7 +249,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #6de225d2
+# %% ../nbs/02_data.ipynb #4279fe81
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -286,7 +286,7 @@ def _size_of(path):
     except Exception: return None
     return (w, h) if turned else (h, w)
 
-# %% ../nbs/02_data.ipynb #3e782cae
+# %% ../nbs/02_data.ipynb #c065d89c
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _class_files(root):
@@ -320,7 +320,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #e4f693cf
+# %% ../nbs/02_data.ipynb #048ab15b
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -356,7 +356,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #368475c5
+# %% ../nbs/02_data.ipynb #d73d0879
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division

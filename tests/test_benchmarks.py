@@ -212,7 +212,7 @@ def test_wrong_tables_are_named(birds):
 
 
 def test_wrong_places_are_named(birds, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"there is no {tmp_path}/a/b; the nearest that exists is {tmp_path}\\.(.|\n)*metadata.csv"): load("waterbirds", tmp_path/"a"/"b")
+    with pytest.raises(FileNotFoundError, match=f"there is no folder {tmp_path}/a/b; the nearest that exists is {tmp_path}\\.(.|\n)*metadata.csv"): load("waterbirds", tmp_path/"a"/"b")
     (tmp_path/"packed").mkdir(); (tmp_path/"packed"/"waterbird.tar.gz").touch()
     with pytest.raises(FileNotFoundError, match=r"still packed \(waterbird.tar.gz\): unpack(.|\n)*001.Black"): load("waterbirds", tmp_path/"packed")
     shutil.copytree(birds, birds.parent/"again")
