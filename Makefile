@@ -14,11 +14,11 @@ help: ## list what there is
 demo: $(READY) ## see a network fall for a shortcut, and MaskTune pull it out (under 3 minutes); results in runs/demo
 	@$(SCRIPTS)/masktune run biased_mnist -p n_seeds=3 -p epochs=8 --out runs/demo
 
-test: $(READY) check ## all tests but the slow ones
+test: $(READY) ## all tests but the slow ones
 	$(PYTHON) -m pytest -q -m "not slow" --durations=5
 	$(SCRIPTS)/nbdev_test $(if $(MASKTUNE_DATA),--flags data)
 
-test-all: $(READY) check ## the slow ones as well
+test-all: $(READY) ## the slow ones as well
 	$(PYTHON) -m pytest -q --durations=10
 	$(SCRIPTS)/nbdev_test --flags "slow $(if $(MASKTUNE_DATA),data)"
 
