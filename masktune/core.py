@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['one_of', 'share', 'place', 'data_root', 'atomic', 'fingerprint', 'rng', 'team', 'turns', 'pick_device', 'environment',
-           'track']
+           'track', 'Seldom']
 
-# %% ../nbs/00_core.ipynb #d61bb51a
-import contextlib, difflib, functools, hashlib, os, platform, sys, time
+# %% ../nbs/00_core.ipynb #64c8d2cb
+import contextlib, difflib, functools, hashlib, math, os, platform, sys, time
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-# %% ../nbs/00_core.ipynb #72d85518
+# %% ../nbs/00_core.ipynb #9b4953f4
 def one_of(
     what:str,        # what is being chosen, for the message, e.g. "bias"
     value,           # what the user gave
@@ -27,7 +27,7 @@ def one_of(
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{what}={value!r} is not known.{hint} There are: {', '.join(map(str, allowed))}.")
 
-# %% ../nbs/00_core.ipynb #e3508adc
+# %% ../nbs/00_core.ipynb #21d5dcf2
 def share(
     what:str,        # name of the quantity, for the message
     value:float,     # a share of something, 0 to 1
@@ -36,7 +36,7 @@ def share(
     if 0 <= value <= 1: return value
     raise ValueError(f"{what}={value!r} must be a share between 0 and 1 (1 % is 0.01).")
 
-# %% ../nbs/00_core.ipynb #aa3f0a0e
+# %% ../nbs/00_core.ipynb #f736e4b1
 def place(
     path,            # a file or folder; relative ones count from the project, `~` is the home folder
 ) -> Path:
@@ -51,7 +51,7 @@ def data_root(
     "The folder that data sets are looked for in"
     return place(root or os.environ.get("MASKTUNE_DATA") or "data")
 
-# %% ../nbs/00_core.ipynb #f74129a5
+# %% ../nbs/00_core.ipynb #f3253ffc
 @contextlib.contextmanager
 def atomic(
     path,            # the file to write; its folder is made if need be
@@ -66,7 +66,7 @@ def atomic(
         os.replace(temp, path)
     finally: temp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #e8cc5db5
+# %% ../nbs/00_core.ipynb #2669e0a2
 def _feed(h, thing):
     if isinstance(thing, torch.nn.Module): thing = thing.state_dict()
     if isinstance(thing, dict):
@@ -87,7 +87,7 @@ def fingerprint(
     _feed(h, things)
     return h.hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #0ef099f8
+# %% ../nbs/00_core.ipynb #3de938a9
 def rng(
     seed:int,        # the run's seed
     *purpose,        # what it is for, e.g. "order", epoch
@@ -95,7 +95,7 @@ def rng(
     "A CPU generator of its own for each seed and purpose"
     return torch.Generator().manual_seed(int(fingerprint(seed, *purpose), 16) >> 1)
 
-# %% ../nbs/00_core.ipynb #b32bba8f
+# %% ../nbs/00_core.ipynb #029aa8bb
 @functools.cache
 def team():
     "The processes that share this run, where `torchrun` or `accelerate launch` started several (accelerate's PartialState); else None"
@@ -128,7 +128,7 @@ def _cpu_name():
     names = [l.split(":")[1].strip() for l in info.read_text().splitlines() if l.startswith("model name")] if info.exists() else []
     return names[0] if names else platform.processor()
 
-# %% ../nbs/00_core.ipynb #c62160fa
+# %% ../nbs/00_core.ipynb #e8a4c076
 class _Line:
     "Where tqdm writes: the file named by `MASKTUNE_LOG`, else this notebook, else the terminal"
     encoding = "utf-8"
@@ -157,3 +157,18 @@ def track(
     "Goes through `items` and shows how far it is; a tqdm bar"
     return tqdm(items, desc=label, total=total, unit=unit, file=_Line(), leave=False, delay=1, mininterval=1, maxinterval=1, dynamic_ncols=False,
                 bar_format="{desc}: {percentage:3.0f} % {bar:16} {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}")
+
+# %% ../nbs/00_core.ipynb #a1bc585b
+class Seldom:
+    "Does a chore, unless that would take more than a twentieth of the time; the first time at once"
+    def __init__(self): self.cost, self.last = 0., -math.inf
+
+    def __call__(self,
+        chore,           # what to do, without arguments
+        now=False,       # whether to do it in any case
+    ):
+        start = time.monotonic()
+        if not now and start - self.last < 20*self.cost: return
+        chore()
+        self.last = time.monotonic()
+        self.cost = self.last - start

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Predictions', 'gathered', 'predict', 'Report', 'report', 'evaluate']
 
-# %% ../nbs/06_metrics.ipynb #e3957f11
+# %% ../nbs/06_metrics.ipynb #492bdc88
 from dataclasses import dataclass
 
 import pandas as pd
@@ -15,7 +15,7 @@ from .core import team, turns
 from .data import Split
 from .models import evaluating, wrap
 
-# %% ../nbs/06_metrics.ipynb #c6a990ba
+# %% ../nbs/06_metrics.ipynb #c472efd7
 @dataclass
 class Predictions:
     "Logits with the labels and groups they belong to"
@@ -44,7 +44,7 @@ class Predictions:
 
     def _repr_markdown_(self): return self.table().head(8).astype(object).to_markdown(index=False, floatfmt=".3f") + f"\n\n{len(self):,} predictions"
 
-# %% ../nbs/06_metrics.ipynb #b0825af7
+# %% ../nbs/06_metrics.ipynb #44a8e0e7
 def gathered(
     mine:list,       # results of this process's batches
 ) -> list:           # results of all batches, in order
@@ -58,18 +58,19 @@ def predict(
     model,           # a network
     images,          # a Split, or a tensor of images: uint8, or floats in [0, 1]; N×C×H×W
     batch_size:int=512,  # images at a time
+    transform=None,  # Batch -> Batch: what to do to a Split's images first, such as hiding a part of them
 ) -> Predictions:
     "What `model` says to each image, on the device it is on; its training mode stays as it was"
     model = wrap(model)
     known = isinstance(images, Split)
-    if known: parts = (b.x for b in images.batches(batch_size, device=model.device, turns=turns()))
+    if known: parts = ((transform(b) if transform else b).x for b in images.batches(batch_size, device=model.device, turns=turns()))
     else: parts = (x.to(model.device)/(1 if x.is_floating_point() else 255) for x in images.split(batch_size))
     with evaluating(model), torch.no_grad(): logits = [model(x).float().cpu() for x in parts]
     logits = torch.cat(gathered(logits) if known else logits)
     if not known: return Predictions(logits)
     return Predictions(logits, images.labels, images.groups, images.ids, images.class_names, images.group_names)
 
-# %% ../nbs/06_metrics.ipynb #2ff10d0f
+# %% ../nbs/06_metrics.ipynb #82d2753b
 @dataclass
 class Report:
     "Accuracies as fractions; what each one means stands beside it"
@@ -88,7 +89,7 @@ class Report:
         rows = self.groups.assign(accuracy=[f"{100*a:.1f}" for a in self.groups.accuracy]).rename(columns={"accuracy": "accuracy, %"})
         return top.to_markdown(index=False, disable_numparse=True, colalign=("left", "right")) + "\n\n" + rows.to_markdown(index=False)
 
-# %% ../nbs/06_metrics.ipynb #71a12c96
+# %% ../nbs/06_metrics.ipynb #f45205e2
 def _by(correct, numbers, names, what):
     "One row for each of `names` that has an image"
     n = torch.bincount(numbers, minlength=len(names))

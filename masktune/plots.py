@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['COLOURS', 'HEAT', 'picture', 'grid', 'overlay', 'hidden', 'rows', 'bars', 'curves']
 
-# %% ../nbs/01_plots.ipynb #9ad85d11
+# %% ../nbs/01_plots.ipynb #0e3dae0b
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import MaxNLocator
 
-# %% ../nbs/01_plots.ipynb #8f5d8e2b
+# %% ../nbs/01_plots.ipynb #97bae26e
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]   # Okabe & Ito 2008
 HEAT = "inferno"
 
-# %% ../nbs/01_plots.ipynb #7772b147
+# %% ../nbs/01_plots.ipynb #7f1ad26b
 def picture(
     image,           # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
 ) -> np.ndarray:     # H×W×3 floats in [0, 1]
@@ -25,7 +26,7 @@ def picture(
     if a.ndim == 2: a = a[None]
     return np.repeat(a, 3, 0).transpose(1, 2, 0) if len(a) == 1 else a[:3].transpose(1, 2, 0)
 
-# %% ../nbs/01_plots.ipynb #3382dfcd
+# %% ../nbs/01_plots.ipynb #92e29976
 def grid(
     images,          # N pictures
     titles=None,     # N captions
@@ -43,7 +44,7 @@ def grid(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #c1131542
+# %% ../nbs/01_plots.ipynb #e0ccdec7
 def overlay(
     image,           # the picture
     heat,            # h×w map ≥ 0, of any size; scaled by its largest value
@@ -67,7 +68,7 @@ def hidden(
     a[m] = colour
     return a
 
-# %% ../nbs/01_plots.ipynb #f22e2bae
+# %% ../nbs/01_plots.ipynb #bd0ddc62
 def rows(
     columns:dict,    # column title -> N pictures (H×W×3 arrays or tensors as in `picture`)
     captions:dict={},# column title -> N captions; "✗ ..." is set in red
@@ -92,7 +93,7 @@ def rows(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #89b0be64
+# %% ../nbs/01_plots.ipynb #44bedd16
 def bars(
     table:pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
     columns,         # what is measured; one cluster of bars each
@@ -120,7 +121,7 @@ def bars(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #5f14dad1
+# %% ../nbs/01_plots.ipynb #3f2cda5d
 def curves(
     lines:dict,      # name -> list of numbers
     x=None,          # where they stand; None: 1, 2, 3, ...
@@ -132,6 +133,7 @@ def curves(
         ax.plot(x if x is not None else range(1, len(ys) + 1), ys, marker="o", ms=3, lw=1.5, color=colour, label=name)
     ax.set_xlabel(xlabel); ax.set_ylabel(ylabel)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=9)
+    if all(float(v).is_integer() for v in ax.lines[0].get_xdata()): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    fig.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     plt.close(fig)
     return fig

@@ -15,7 +15,7 @@ from PIL import Image
 from masktune.runs import parameters, run
 
 MASKTUNE = Path(sysconfig.get_path("scripts"))/"masktune"
-NAMES = ["data", "root", "download", "bias", "draw", "conflicting", "val_conflicting", "epochs", "batch_size", "lr", "finetune_lr", "k", "iterations", "method", "seed", "n_seeds", "device", "out"]
+NAMES = ["data", "root", "download", "bias", "draw", "conflicting", "val_conflicting", "epochs", "batch_size", "lr", "finetune_lr", "k", "iterations", "accumulate", "method", "seed", "n_seeds", "other_draw", "device", "out"]
 
 
 def test_biased_mnist_leaves_its_record(tmp_path, monkeypatch):
@@ -40,7 +40,7 @@ def test_biased_mnist_leaves_its_record(tmp_path, monkeypatch):
 def test_biased_mnist_other_parameters(tmp_path, given):
     run("biased_mnist", tmp_path, epochs=1, device="cpu", **given)
     table = pd.read_csv(tmp_path/"table.csv")
-    assert table.method.tolist() == (["ERM", "RandomMask", "MaskTune"] if "method" not in given else [given["method"]])
+    assert table.method.tolist() == {"ERM": ["ERM"], "MaskTune": ["MaskTune", "MaskTune ×2"]}.get(given.get("method"), ["ERM", "RandomMask", "MaskTune"])
 
 
 def test_parameters_are_the_agreed_ones(): assert list(parameters("biased_mnist").index) == NAMES

@@ -4,9 +4,11 @@ import torch
 
 from masktune.core import fingerprint
 from masktune.data import Benchmark
-from masktune.finetune import MaskTune, RandomMask
-from masktune.metrics import evaluate
+from masktune.finetune import MaskTune, RandomMask, masked_accuracy
+from masktune.masking import hide
+from masktune.metrics import evaluate, predict
 from masktune.models import create
+from masktune.saliency import compute_maps
 from masktune.shortcuts import biased_mnist
 from masktune.training import ERM
 
@@ -41,8 +43,8 @@ def test_hidden_pixels_are_what_it_trains_on(fitted):
 def test_the_learning_rate_comes_from_erm(fitted):
     bench, erm = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
-    assert MaskTune(device="cpu").fit(erm, small).lr_ == erm.history_.lr.iloc[-1]
-    assert MaskTune(device="cpu").fit(erm.model_, small).lr_ == .01 and MaskTune(lr=.003, device="cpu").fit(erm, small).lr_ == .003
+    assert MaskTune(device="cpu").fit(erm, small).settings_.lr == erm.history_.lr.iloc[-1]
+    assert MaskTune(device="cpu").fit(erm.model_, small).settings_.lr == .001 and MaskTune(lr=.003, device="cpu").fit(erm, small).settings_.lr == .003
 
 
 def test_it_refuses_what_it_cannot_start_from(fitted):
@@ -68,3 +70,60 @@ def test_a_killed_fine_tune_resumes(fitted, tmp_path):
     whole = make().fit(erm, small)
     with pytest.raises(Stop): make(6).fit(erm, small, checkpoint=tmp_path)
     assert fingerprint(make().fit(erm, small, checkpoint=tmp_path).model_) == fingerprint(whole.model_)
+
+
+def test_presets_differ_where_the_paper_and_its_code_do(fitted):
+    bench, erm = fitted
+    small = Benchmark("small", bench.train.subset(range(0, 4000, 10)), bench.val, {})
+    ours, paper, code = (MaskTune(preset=p, device="cpu").fit(erm, small) for p in ("ours", "paper", "released_code"))
+    assert ours.masks_[0].rule["at"] == "image" and paper.masks_[0].rule == dict(k=2., over="all", at="features", top=None)
+    assert paper.masks_[0].maps.made_from["target"] == fingerprint(small.train.labels) and code.masks_[0].maps.made_from["target"] == "predicted"
+    assert code.masks_[0].maps.made_from["weights"] == fingerprint(erm.model_) and paper.masks_[0].maps.made_from["weights"] == fingerprint(erm.last_)
+    forgetful = MaskTune(preset="released_code", keep_momentum=False, device="cpu").fit(erm, small)
+    assert fingerprint(forgetful.model_) != fingerprint(code.model_), "ERM's momentum moves the first steps"
+    assert MaskTune(preset="paper", at="image", device="cpu").fit(erm, small).masks_[0].rule["at"] == "image", "what is given wins over the preset"
+    with pytest.raises(ValueError, match="Did you mean 'paper'"): MaskTune(preset="papers").fit(erm, small)
+
+
+def test_accumulated_masks_hide_the_earlier_ones_too(fitted):
+    bench, erm = fitted
+    small = Benchmark("small", bench.train.subset(range(0, 4000, 20)), bench.val, {})
+    a, b, c = MaskTune(iterations=3, accumulate=True, device="cpu").fit(erm, small).masks_
+    i = torch.arange(200)
+    assert (a[i] & ~b[i]).sum() == 0 and (b[i] & ~c[i]).sum() == 0 and a.share() < b.share() < c.share()
+    fresh = MaskTune(iterations=3, device="cpu").fit(erm, small).masks_
+    assert fresh[0][i].equal(a[i]) and fresh[2].share() < c.share()
+
+
+def test_select_takes_what_survives_the_mask(fitted):
+    bench, erm = fitted
+    small = Benchmark("small", bench.train.subset(range(0, 4000, 4)), bench.val, {})
+    best = MaskTune(device="cpu", seed=3).select(erm, small, lr=(0., .01), iterations=(1, 2))
+    assert len(best.tried_) == len(best.selection_) == 4 and best.lr == .01
+    assert best.selection_.val_masked[best.selection_.chosen].item() == best.selection_.val_masked.max()
+    assert best.selection_.val_masked.nunique() > 1
+
+
+def test_masked_accuracy_counts_images_with_hidden_places(fitted):
+    bench, erm = fitted
+    masks = compute_maps(erm.model_, bench.val).masks(top=.2)
+    i = torch.arange(len(bench.val))
+    by_hand = predict(erm.model_, hide(bench.val.images/255, masks[i])).predicted == bench.val.labels
+    assert masked_accuracy(erm.model_, bench.val, masks) == by_hand.double().mean().item()
+
+
+def test_random_squares_are_no_maps(fitted):
+    bench, erm = fitted
+    small = Benchmark("small", bench.train.subset(range(0, 4000, 20)), bench.val, {})
+    m = RandomMask(shape="square", device="cpu").fit(erm, small)
+    x = torch.ones(64, 3, 28, 28)
+    holes = [m.masks_[0].apply(x, None, torch.Generator().manual_seed(s)) == 0 for s in (0, 0, 1)]
+    assert holes[0].equal(holes[1]) and not holes[0].equal(holes[2])
+    assert abs(m.history_.hidden[0] - holes[0].float().mean()) < .03
+    with pytest.raises(ValueError, match="shape='round'"): RandomMask(shape="round").fit(erm, small)
+
+
+def test_a_network_of_other_classes_is_refused(fitted):
+    bench, erm = fitted
+    ten = create("small_cnn", 10)
+    with pytest.raises(ValueError, match="tells 10 classes apart, and the data have 2"): ERM(epochs=1).fit(ten, bench)
