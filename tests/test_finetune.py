@@ -98,10 +98,12 @@ def test_accumulated_masks_hide_the_earlier_ones_too(fitted):
 def test_select_takes_what_survives_the_mask(fitted):
     bench, erm = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 4)), bench.val, {})
-    best = MaskTune(device="cpu", seed=3).select(erm, small, lr=(0., .01), iterations=(1, 2))
-    assert len(best.tried_) == len(best.selection_) == 4 and best.lr == .01
-    assert best.selection_.val_masked[best.selection_.chosen].item() == best.selection_.val_masked.max()
-    assert best.selection_.val_masked.nunique() > 1
+    best = MaskTune(device="cpu", seed=3).select(erm, small, lr=(1e-5, .01), k=(2., 3.))
+    table = best.selection_
+    assert len(best.tried_) == len(table) == 4 and table[["lr", "k"]].drop_duplicates().shape == (4, 2)
+    assert table.val_masked[table.chosen].item() == table.val_masked.max() > table.val_masked.min()
+    first = compute_maps(erm.model_, bench.val).masks()
+    assert [masked_accuracy(m.model_, bench.val, first) for m in best.tried_] == table.val_masked.tolist(), "every setting is asked with the same masks"
 
 
 def test_masked_accuracy_counts_images_with_hidden_places(fitted):
