@@ -6,7 +6,7 @@
 __all__ = ['KNOWN', 'PACKED', 'Known', 'reads', 'find_set', 'read_table', 'from_table', 'own_images', 'cifar10', 'svhn',
            'cats_vs_dogs', 'imagenet', 'imagenet_a', 'imagenet9_rebias', 'in9l', 'bg_gap', 'to_in9']
 
-# %% ../nbs/04_archives.ipynb #72f627b1
+# %% ../nbs/04_archives.ipynb #d2659037
 import json, os, re
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import data_root, rng, share
-from .data import IMAGES, Benchmark, Split, missing
+from .core import data_root, rng
+from .data import Benchmark, Split, _pictures_in, held_out, missing
 from .download import fetch_set
 from .miniatures import CIFAR, IN9, REBIAS, VARIATIONS
 from .shortcuts import carrier
 
-# %% ../nbs/04_archives.ipynb #4b2911d0
+# %% ../nbs/04_archives.ipynb #575f4fc5
 class Known(NamedTuple):
     "What there is to know about a set"
     read: Callable   # the function that reads it
@@ -41,7 +41,7 @@ def _holds(folder, marker):
     found = next(folder.glob(pattern), None)
     return found and (not column or column in pd.read_csv(found, nrows=0).columns)
 
-# %% ../nbs/04_archives.ipynb #ed35141e
+# %% ../nbs/04_archives.ipynb #63bed20f
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
 def find_set(
@@ -60,7 +60,7 @@ def find_set(
     packed = f" There are archives, still packed ({', '.join(sorted(packed)[:3])}): unpack them first." if packed else ""
     raise FileNotFoundError(f"there is no {name} in {root} nor in a folder directly in it: looked for {' or '.join(m.split(':')[0] for m in known.markers)}.{packed} It can be had from {known.where} and should look so:\n{known.layout}")
 
-# %% ../nbs/04_archives.ipynb #c453ffa7
+# %% ../nbs/04_archives.ipynb #0aedb0c8
 def read_table(
     path,            # a csv file
     columns,         # column -> the values that may stand in it; None: any but an empty one; ...: any
@@ -85,7 +85,7 @@ def _within(root, names):
     if out is not None: raise ValueError(f"the file name {out!r} leads out of {root}; names in a table must stay inside the data set's folder.")
     return paths
 
-# %% ../nbs/04_archives.ipynb #003dee28
+# %% ../nbs/04_archives.ipynb #20b1eead
 def from_table(
     name:str,        # of the benchmark
     root,            # folder that the files are named from
@@ -109,15 +109,21 @@ def from_table(
 def _image_files(folder, root):
     "The image files in a folder and those below, named from `root`, in alphabetical order"
     if not folder.is_dir(): raise missing(folder)
-    return sorted(p.relative_to(root).as_posix() for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
+    return sorted(p.relative_to(root).as_posix() for p in _pictures_in(folder))
 
 def _hold_out(table, val, seed, *purpose):
     "The same table with a random share `val` of its training rows moved to validation"
     rows = np.flatnonzero(table.part == "train")
-    chosen = torch.randperm(len(rows), generator=rng(seed, *purpose, "val"))[:round(share("val", val)*len(rows))].numpy()
-    return table.assign(part=np.where(np.isin(np.arange(len(table)), rows[chosen]), "val", table.part))
+    part = table.part.to_numpy(copy=True)
+    part[rows[held_out(len(rows), val, seed, *purpose).numpy()]] = "val"
+    return table.assign(part=part)
 
-# %% ../nbs/04_archives.ipynb #52f2801c
+def _dealt(n, each, generator):
+    "\"train\", \"val\" or \"test\" for each of `n` in random order: a share `each` for testing, as many for validation"
+    order = torch.randperm(n, generator=generator).numpy()
+    return np.where(order < each*n, "test", np.where(order < 2*each*n, "val", "train"))
+
+# %% ../nbs/04_archives.ipynb #9da3b09d
 @reads("folder", where="your own images")
 def own_images(
     root=None,       # the folder; None: MASKTUNE_DATA, else `data`
@@ -132,22 +138,17 @@ def own_images(
     path, = _within(root, [table])
     t = read_table(path, {"file": None, "label": None})
     names = {c: sorted(t[c].unique()) for c in ("label", "group") if c in t}
-    if "split" not in t:
-        order = torch.randperm(len(t), generator=rng(seed, "folder")).numpy()
-        t["split"] = np.where(order < .15*len(t), "test", np.where(order < .3*len(t), "val", "train"))
+    if "split" not in t: t["split"] = _dealt(len(t), .15, rng(seed, "folder"))
     lacking = {"train", "val"} - set(t.split)
     if lacking or t.split.nunique() < 3: raise ValueError(f"the column split of {path} has {', '.join(map(str, t.split.unique()))}; it needs train, val and at least one other, for testing.")
     t = t.assign(part=t.split, **{c: t[c].map({v: i for i, v in enumerate(n)}) for c, n in names.items()})
     return from_table(root.name, root, t, *([str(v) for v in n] for n in names.values()), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #1bd4e482
+# %% ../nbs/04_archives.ipynb #3be86572
 def _from_arrays(name, train, test, class_names, val, seed):
     "A benchmark of two arrays, with a random share of the first for validation"
-    (x, y), (tx, ty) = train, test
-    order = torch.randperm(len(x), generator=rng(seed, name, "val"))
-    cut = round(share("val", val)*len(x))
-    whole = Split.from_tensors(x, y, ids=[f"train/{i}" for i in range(len(x))], class_names=class_names)
-    return Benchmark(name, whole.subset(order[cut:].sort().values), whole.subset(order[:cut].sort().values), {"test": Split.from_tensors(tx, ty, ids=[f"test/{i}" for i in range(len(tx))], class_names=class_names)})
+    whole, test = (Split.from_tensors(a, b, ids=[f"{part}/{i}" for i in range(len(a))], class_names=class_names) for part, (a, b) in (("train", train), ("test", test)))
+    return Benchmark(name, *whole.hold_out(val, seed, name), {"test": test})
 
 @reads("cifar10", where="https://www.cs.toronto.edu/~kriz/cifar.html")
 def cifar10(
@@ -159,7 +160,7 @@ def cifar10(
     "CIFAR-10 in its python or its binary version; a fifth of the training images for validation"
     return _from_arrays("CIFAR-10", *carrier("cifar10", root, download), CIFAR, val, seed)
 
-# %% ../nbs/04_archives.ipynb #f2d3f0e5
+# %% ../nbs/04_archives.ipynb #76c40f52
 def _read_mat(path):
     "(uint8 N×3×32×32, labels) of one file"
     from scipy.io import loadmat
@@ -182,7 +183,7 @@ def svhn(
     root = find_set("svhn", root)
     return _from_arrays("SVHN", *(_read_mat(root/f"{part}_32x32.mat") for part in ("train", "test")), [str(d) for d in range(10)], val, seed)
 
-# %% ../nbs/04_archives.ipynb #712a02a3
+# %% ../nbs/04_archives.ipynb #70fa7eda
 @reads("cats_vs_dogs", ["train/cat.0.jpg", "cat.0.jpg"], "https://www.kaggle.com/c/dogs-vs-cats", """
 dogs-vs-cats/
   train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg""")
@@ -198,7 +199,7 @@ def cats_vs_dogs(
     t = pd.DataFrame([dict(file=f, label=int(m[1] == "dog"), part={0: "test", 1: "val"}.get(int(m[2]) % 5, "train")) for f, m in named])
     return from_table("Cats vs Dogs", root, t, ["cat", "dog"], size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #419816b8
+# %% ../nbs/04_archives.ipynb #9614ad80
 def _by_class(folder, above, part, wnids):
     "Rows of the images in the folders of these classes; a class without a folder has none"
     if not folder.is_dir(): raise missing(folder)
@@ -236,7 +237,7 @@ def imagenet_a(
     names = sorted(d.name for d in root.glob("n[0-9]*/"))
     return from_table("ImageNet-A", root, pd.DataFrame(_by_class(root, root, "test", {w: k for k, w in enumerate(names)})), names, size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #029fdd96
+# %% ../nbs/04_archives.ipynb #a411bbf8
 @reads("imagenet9_rebias", ["train/n02085620/"], "https://image-net.org", """
 imagenet/
   train/n01641577/*.JPEG ...
@@ -258,7 +259,7 @@ def imagenet9_rebias(
     if adversarial: rows += _by_class(adversarial, above, "ImageNet-A", wnids)
     return from_table("ImageNet-9 (ReBias)", above, _hold_out(pd.DataFrame(rows), val, seed, "imagenet9_rebias"), list(REBIAS), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #6448bd77
+# %% ../nbs/04_archives.ipynb #84fd0dca
 def _numbered(folder, n):
     "The folders of the classes 0 ... n - 1, by the number that their names begin with"
     if not folder.is_dir(): raise missing(folder)
@@ -295,7 +296,7 @@ def bg_gap(
     "Accuracy on backgrounds of the same class less that on any background (Xiao et al. 2021)"
     return accuracy["mixed_same"] - accuracy["mixed_rand"]
 
-# %% ../nbs/04_archives.ipynb #ea4047e8
+# %% ../nbs/04_archives.ipynb #10b17540
 def to_in9(
     predicted,       # int64 N: ImageNet classes, 0 ... 999
     mapping,         # the file in_to_in9.json of the Backgrounds Challenge

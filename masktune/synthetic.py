@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'DIFFICULTIES', 'HUES', 'BOTTOMS', 'colored_mnist', 'spuco_mnist', 'dominoes']
 
-# %% ../nbs/03_synthetic.ipynb #d07920bd
+# %% ../nbs/03_synthetic.ipynb #ccf2e107
 import torch
 
 from .core import one_of, rng, share
@@ -13,7 +13,7 @@ from .data import Benchmark, Split
 from .glyphs import assign
 from .shortcuts import carrier, digits
 
-# %% ../nbs/03_synthetic.ipynb #80d01442
+# %% ../nbs/03_synthetic.ipynb #30cdea51
 ENVIRONMENTS = {"+90 %": .1, "+80 %": .2, "-90 %": .9}
 
 def _deal(data, root, download, seed):
@@ -41,11 +41,9 @@ def colored_mnist(
     names = dict(class_names=["digits 5–9", "digits 0–4"], group_names=[f"digits {d}, {c}" for d in ("5–9", "0–4") for c in ("red", "green")])
     (x1, y1, g1, i1), (x2, y2, g2, i2), last = (environment(name, *part) for name, part in zip(ENVIRONMENTS, _deal(data, root, download, seed)))
     both = Split.from_tensors(torch.cat([x1, x2]), torch.cat([y1, y2]), torch.cat([g1, g2]), ids=i1 + i2, **names)
-    order = torch.randperm(len(both), generator=rng(seed, "colored_mnist", "val"))
-    held, kept = order[:round(val*len(both))].sort().values, order[round(val*len(both)):].sort().values
-    return Benchmark(f"coloured MNIST ({data})", both.subset(kept), both.subset(held), {"-90 %": Split.from_tensors(*last[:3], ids=last[3], **names)})
+    return Benchmark(f"coloured MNIST ({data})", *both.hold_out(val, seed, "colored_mnist"), {"-90 %": Split.from_tensors(*last[:3], ids=last[3], **names)})
 
-# %% ../nbs/03_synthetic.ipynb #93d8fbc5
+# %% ../nbs/03_synthetic.ipynb #96134a86
 DIFFICULTIES = {"magnitude_large": 28, "magnitude_medium": 4, "magnitude_small": 2, "variance_low": 7, "variance_medium": 14, "variance_high": 28}
 HUES = torch.tensor([[255, 0, 0], [203, 255, 0], [0, 255, 102], [0, 102, 255], [204, 0, 255]])   # a fifth of the colour circle apart
 
@@ -61,14 +59,14 @@ def _where(difficulty, n, generator):
 
 def _spoil(images, y, labels, features, draw):
     "The same with a share of the labels wrong and a share of the images noisy"
-    n, pick = len(y), lambda purpose, p: torch.randperm(len(y), generator=draw(purpose))[:int(p*len(y))]
+    pick = lambda purpose, p: torch.randperm(len(y), generator=draw(purpose))[:int(p*len(y))]
     wrong, noisy = pick("label noise", labels), pick("feature noise", features)
     y, images = y.clone(), images.clone()
     y[wrong] = (y[wrong] + torch.randint(1, 5, (len(wrong),), generator=draw("wrong"))) % 5
     images[noisy] = (images[noisy] + 255*torch.randn(images[noisy].shape, generator=draw("noise"))).clamp(0, 255).byte()
     return images, y
 
-# %% ../nbs/03_synthetic.ipynb #6771392d
+# %% ../nbs/03_synthetic.ipynb #b79a379d
 def spuco_mnist(
     difficulty:str="magnitude_large",  # one of DIFFICULTIES
     strength:float=.995, # share of each class in training that has its own hue; the rest take the others' in turn
@@ -96,7 +94,7 @@ def spuco_mnist(
         return Split.from_tensors(images, y, 5*y + hue, class_names=names, group_names=[f"{c}, hue of {h}" for c in names for h in names])
     return Benchmark(f"SpuCoMNIST ({data}, {difficulty}, {100*strength:g} %)", split("train"), split("val"), {"test": split("test")})
 
-# %% ../nbs/03_synthetic.ipynb #7e03eef7
+# %% ../nbs/03_synthetic.ipynb #cdd6996d
 BOTTOMS = {"cifar10": ([1, 9], ["automobile", "truck"]), "fashion_mnist": ([4, 3], ["coat", "dress"])}
 
 def _halves(name, classes, part, root, download):
@@ -116,7 +114,7 @@ def _pair(tops, bottoms, strength, draw):
         top[members] = t[torch.randperm(len(t), generator=draw("top", k))[torch.arange(len(members)) % len(t)]]
     return top, bottom, core, simple
 
-# %% ../nbs/03_synthetic.ipynb #d0b3da1f
+# %% ../nbs/03_synthetic.ipynb #1ddd32de
 def dominoes(
     bottom:str="cifar10",# what stands under the digit: "cifar10" (automobile or truck) or "fashion_mnist" (coat or dress)
     strength:float=1.,   # share of each class whose digit has the same label: published are 1, .99 and .95
@@ -134,9 +132,7 @@ def dominoes(
         halves = (_halves(name, cs, part, root, download) for name, cs in (("mnist", [0, 1]), (bottom, classes)))
         return _pair(*halves, share("strength", strength), lambda *p: rng(seed, "dominoes", purpose, *p))
     whole = split(*made(0, strength, "train"))
-    order = torch.randperm(len(whole), generator=rng(seed, "dominoes", "val"))
-    cut = round(share("val", val)*len(whole))
     top, low, core, simple = aligned = made(1, 1., "test")
     anew = torch.randperm(len(core), generator=rng(seed, "dominoes", "shuffle"))
     tests = {"aligned": aligned, "digit shuffled": (top[anew], low, core, simple[anew]), "bottom shuffled": (top, low[anew], core[anew], simple, simple), "balanced": made(1, .5, "test")}
-    return Benchmark(f"dominoes (MNIST over {bottom}, {100*strength:g} %)", whole.subset(order[cut:].sort().values), whole.subset(order[:cut].sort().values), {k: split(*v) for k, v in tests.items()})
+    return Benchmark(f"dominoes (MNIST over {bottom}, {100*strength:g} %)", *whole.hold_out(val, seed, "dominoes"), {k: split(*v) for k, v in tests.items()})

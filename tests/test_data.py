@@ -28,6 +28,14 @@ def test_a_group_without_images_is_allowed_and_reported():
     split.show(2)
 
 
+def test_a_share_is_held_out_and_the_rest_is_kept():
+    split = Split.from_tensors(torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1), [0]*20)
+    rest, held = split.hold_out(.25, 0, "x")
+    assert len(held) == 5 and sorted([*rest.images.flatten().tolist(), *held.images.flatten().tolist()]) == list(range(20))
+    assert all(s.images.flatten().diff().gt(0).all() for s in (rest, held)) and not held.images.equal(split.hold_out(.25, 0, "y")[1].images)
+    with pytest.raises(ValueError, match="val=5 must be a share"): split.hold_out(5, 0)
+
+
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 40), size=st.integers(1, 17), seed=st.integers(0, 99))
 def test_every_image_comes_once_an_epoch(n, size, seed):

@@ -153,6 +153,10 @@ def test_coloured_mnist_is_dealt_in_turn():
     assert clean.labels.equal((digits()[0][1][[int(i.split("/")[1]) for i in clean.ids]] < 5).long())
 
 
+def test_the_share_for_validation_is_checked():
+    with pytest.raises(ValueError, match="val=20 must be a share"): colored_mnist(val=20)
+
+
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 def test_spuco_mnist_colours_only_what_is_not_digit(difficulty):
     b = spuco_mnist(difficulty, strength=1.)
