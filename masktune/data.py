@@ -7,8 +7,8 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'fingerprint_', 'show', 'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files',
            'from_folder', 'Benchmark', 'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #912fbf6c
-import hashlib, os, threading, queue, warnings
+# %% ../nbs/02_data.ipynb #2e0fcf77
+import hashlib, io, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from PIL import Image, ImageOps
 
 from .core import atomic, fingerprint, one_of, place, rng, share, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #83f8c90e
+# %% ../nbs/02_data.ipynb #7668ce87
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -29,7 +30,12 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #b2a915f6
+# %% ../nbs/02_data.ipynb #8833e525
+def _rows(images, index):
+    "`images[index]`, fast"
+    return images[index] if images.device.type != "cpu" else torch.from_numpy(images.numpy()[index.numpy()])
+
+# %% ../nbs/02_data.ipynb #2da053db
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -48,12 +54,12 @@ class Split:
         self.skipped, self._resident = list(skipped), {}
 
     @property
-    def images(self): return self.store if self.rows is None else self.store[self.rows]
+    def images(self): return self.store if self.rows is None else _rows(self.store, self.rows)
     def __len__(self): return len(self.labels)
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #946643b1
+# %% ../nbs/02_data.ipynb #54290e8d
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -66,7 +72,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #e12a8a76
+# %% ../nbs/02_data.ipynb #f6749918
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -88,7 +94,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #88629061
+# %% ../nbs/02_data.ipynb #7909bb7d
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -109,7 +115,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #83cb0dd7
+# %% ../nbs/02_data.ipynb #3e36b181
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -141,20 +147,20 @@ def batches(self,
     def make():
         for index in parts[start + turns[0]::turns[1]]:
             at = (index if self.rows is None else self.rows[index]).to(images.device)
-            x = images[at].to(device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
+            x = _rows(images, at).to(device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
             there = index.to(device)
             yield Batch(x, labels[there], groups[there], index)
     return make() if self.rows is None else _ahead(make())
 
 Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #3d643a79
+# %% ../nbs/02_data.ipynb #23d8b9cd
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
     index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
     ids = None if self.ids is None else [self.ids[i] for i in index.tolist()]
-    store, rows = (self.store[index], None) if self.rows is None else (self.store, self.rows[index])
+    store, rows = (_rows(self.store, index), None) if self.rows is None else (self.store, self.rows[index])
     key = fingerprint(self.key, rows) if self.key and rows is not None else None
     return Split(store, self.labels[index], None if self.groups is None else self.groups[index], ids, self.class_names, self.group_names, key, rows, self.skipped)
 
@@ -204,26 +210,27 @@ def _repr_markdown_(self):
 
 Split.subset, Split.hold_out, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, hold_out, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #f5c6b510
+# %% ../nbs/02_data.ipynb #c5eca850
+def _upright(path, size):
+    "`picture_at` before it becomes an array"
+    with Image.open(path) as im:
+        if im.getexif().get(0x0112, 1) != 1: im = ImageOps.exif_transpose(im)
+        if im.mode != "RGB": im = im.convert("RGB")
+        im.load()
+        if size is None or im.size == (size, size): return im
+        old, new = im.size, [max(size, round(side*size/min(im.size))) for side in im.size]
+        first = [(n - size)//2 for n in new]
+        box = [at*o/n for a in (first, [f + size for f in first]) for at, o, n in zip(a, old, new)]
+        return im.resize((size, size), Image.Resampling.BILINEAR, box)
+
 def picture_at(
     path,            # any image file that Pillow reads
     size:int=None,   # side in pixels: short side resized to it, centre cropped; None: as it is
 ) -> np.ndarray:     # uint8 H×W×3
     "One decoded image"
-    with Image.open(path) as im:
-        if im.getexif().get(0x0112, 1) != 1: im = ImageOps.exif_transpose(im)
-        if im.mode != "RGB": im = im.convert("RGB")
-        if size is None: return np.asarray(im)
-        w, h = im.size
-        if (w, h) != (size, size):
-            scale = size/min(w, h)
-            im = im.resize((max(size, round(w*scale)), max(size, round(h*scale))), Image.Resampling.BILINEAR)
-            w, h = im.size
-            left, top = (w - size)//2, (h - size)//2
-            im = im.crop((left, top, left + size, top + size))
-        return np.asarray(im)
+    return np.asarray(_upright(path, size))
 
-# %% ../nbs/02_data.ipynb #307d1377
+# %% ../nbs/02_data.ipynb #3943ad8e
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -234,29 +241,47 @@ def missing(path, hint:str="") -> FileNotFoundError:
     return FileNotFoundError(f"there is no {'' if path.suffix else 'folder '}{path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}")
 
 def _each(pool, f, items, label):
-    "`f` of every item, by several threads, 64 items at a time, because handing over a single one costs as much as decoding it"
-    parts = (items[i:i + 64] for i in range(0, len(items), 64))
-    return [y for part in track(pool.map(lambda part: [f(x) for x in part], parts), label, -(-len(items)//64), "64 images") for y in part]
+    "`f` of every item, by several threads; comes as (64 items, their values), because handing over a single one costs as much as decoding it"
+    parts = [items[i:i + 64] for i in range(0, len(items), 64)]
+    return zip(parts, track(pool.map(lambda part: [f(x) for x in part], parts), label, len(parts), "64 images"))
+
+def _look(path):
+    "(hash, height, width once upright) of one file; 0, 0 where Pillow can't tell"
+    raw = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(raw)) as im: w, h = im.size; turned = im.getexif().get(0x0112, 1) >= 5
+    except Exception: w = h = turned = 0
+    return hashlib.blake2b(raw).hexdigest(), *((w, h) if turned else (h, w))
 
 def _content(paths, pool):
+    "(fingerprint of all bytes, height, width) of files; 0, 0 where they aren't all alike"
     absent = [p for p in paths if not p.is_file()]
     if absent: raise missing(absent[0], f" {len(absent):,} of the {len(paths):,} images are not there.")
     stats = [p.stat() for p in paths]
-    memo = cache_root()/"content"/fingerprint([(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
+    memo = cache_root()/"files"/fingerprint([(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
     if not memo.exists():
-        hashes = _each(pool, lambda p: hashlib.blake2b(p.read_bytes()).hexdigest(), paths, "reading")
-        with atomic(memo) as t: t.write_text(fingerprint(hashes))
-    return memo.read_text()
+        seen = [x for _, values in _each(pool, _look, paths, "reading") for x in values]
+        shapes = {x[1:] for x in seen} - {(0, 0)}
+        h, w = shapes.pop() if len(shapes) == 1 else (0, 0)
+        with atomic(memo) as t: t.write_text(f"{fingerprint([x[0] for x in seen])} {h} {w}")
+    content, h, w = memo.read_text().split()
+    return content, int(h), int(w)
 
-# %% ../nbs/02_data.ipynb #6444abd2
+# %% ../nbs/02_data.ipynb #0ec75b2d
 def _decode_into(store, done, paths, size, pool):
     "Decode what isn't done yet; number -> reason for every file that can't be read"
     def one(i):
-        try: store[i] = picture_at(paths[i], size).transpose(2, 0, 1)
-        except Exception as e: return i, f"{paths[i]} ({type(e).__name__}: {e})"
-        done[i] = 1
-    todo = np.flatnonzero(done == 0).tolist()
-    return dict(b for b in _each(pool, one, todo, "decoding") if b)
+        try:
+            im = _upright(paths[i], size)
+            for plane, band in zip(store[i], "RGB"): plane[:] = np.frombuffer(im.tobytes("raw", band), np.uint8).reshape(im.height, im.width)
+        except Exception as e: return f"{paths[i]} ({type(e).__name__}: {e})"
+    broken = {}
+    with open(store.filename, "rb+") as f:
+        for numbers, reasons in _each(pool, one, np.flatnonzero(done == 0).tolist(), "decoding"):
+            os.fsync(f.fileno())      # while the threads decode the next
+            done[numbers] = [r is None for r in reasons]
+            broken |= {i: r for i, r in zip(numbers, reasons) if r}
+    return broken
 
 def _complain(broken, n, on_error):
     "Raise, or warn where the user said so"
@@ -265,7 +290,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #e65dbc69
+# %% ../nbs/02_data.ipynb #81b59d09
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -275,34 +300,25 @@ def images_from_files(
     one_of("on_error", on_error, ["raise", "skip"])
     paths = [Path(p) for p in paths]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        content = _content(paths, pool)
-        if size is None:
-            shapes = set(_each(pool, _size_of, paths, "looking")) - {None}
-            h, w = shapes.pop() if len(shapes) == 1 else (224, 224)
-            size = 224 if shapes else None
+        content, h, w = _content(paths, pool)
+        if size is None and not h: size = 224
         if size is not None: h = w = size
-        key = fingerprint(content, h, w)
-        file, part, marks = (cache_root()/"images"/f"{key}{end}" for end in (".u8", ".part", ".done"))
-        shape, broken = (len(paths), 3, h, w), {}
+        key = fingerprint("kept pixels", content, h, w)     # the words change when `picture_at` does
+        images, shape, broken = cache_root()/"images", (len(paths), 3, h, w), {}
+        file, part, marks, lock = images/f"{key}.u8", images/f"{key}.part", images/f"{key}.done", cache_root()/"locks"/key
         if not paths: return torch.empty(shape, dtype=torch.uint8), key, broken
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            mode = "r+" if part.exists() and marks.exists() else "w+"
-            store, done = np.memmap(part, np.uint8, mode, shape=shape), np.memmap(marks, np.uint8, mode, shape=len(paths))
-            broken = _decode_into(store, done, paths, size, pool)
-            store.flush()
-            if broken: _complain(broken, len(paths), on_error); file = part
-            else: os.replace(part, file); marks.unlink()
+        for folder in (images, lock.parent): folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):       # another run may be decoding the same files
+            if not file.exists():
+                mode = "r+" if part.exists() and marks.exists() else "w+"
+                store, done = np.memmap(part, np.uint8, mode, shape=shape), np.memmap(marks, np.uint8, mode, shape=len(paths))
+                broken = _decode_into(store, done, paths, size, pool)
+                store.flush()
+                if broken: _complain(broken, len(paths), on_error); file = part
+                else: os.replace(part, file); marks.unlink()
     return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape), key, broken
 
-def _size_of(path):
-    "(height, width) once upright; reads only the header"
-    try:
-        with Image.open(path) as im: w, h = im.size; turned = im.getexif().get(0x0112, 1) >= 5
-    except Exception: return None
-    return (w, h) if turned else (h, w)
-
-# %% ../nbs/02_data.ipynb #899ea71f
+# %% ../nbs/02_data.ipynb #c76e377f
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _pictures_in(folder): return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
@@ -338,7 +354,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #051b0cc6
+# %% ../nbs/02_data.ipynb #40326ebc
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -374,7 +390,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #35484056
+# %% ../nbs/02_data.ipynb #3b98dfa5
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
