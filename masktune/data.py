@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'fingerprint_', 'show', 'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files',
            'from_folder', 'Benchmark', 'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #2e0fcf77
+# %% ../nbs/02_data.ipynb #118d9873
 import hashlib, io, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, one_of, place, rng, share, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #7668ce87
+# %% ../nbs/02_data.ipynb #4aac3260
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -30,12 +30,12 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #8833e525
+# %% ../nbs/02_data.ipynb #1dbd35d8
 def _rows(images, index):
     "`images[index]`, fast"
     return images[index] if images.device.type != "cpu" else torch.from_numpy(images.numpy()[index.numpy()])
 
-# %% ../nbs/02_data.ipynb #2da053db
+# %% ../nbs/02_data.ipynb #79cbc718
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -59,7 +59,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #54290e8d
+# %% ../nbs/02_data.ipynb #1d14c208
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -72,7 +72,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #f6749918
+# %% ../nbs/02_data.ipynb #37adc842
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -94,7 +94,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #7909bb7d
+# %% ../nbs/02_data.ipynb #08e7634c
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -115,7 +115,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #3e36b181
+# %% ../nbs/02_data.ipynb #eb7d7a4f
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -140,6 +140,7 @@ def batches(self,
     turns:tuple=(0, 1),  # (which, of how many): every so manieth batch only, where several processes share the work
 ):                       # yields Batch
     "The split in batches"
+    if not len(self): raise ValueError("there is no image in this split, so nothing to train on or to test: some sets, such as ImageNet-A, are a test and nothing else, and a subset may have left nothing.")
     device, layout = torch.device(device), torch.channels_last if channels_last else torch.contiguous_format
     images, labels, groups = self._on(device)
     order = torch.randperm(len(self), generator=rng(seed, "order")) if shuffle else torch.arange(len(self))
@@ -154,7 +155,7 @@ def batches(self,
 
 Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #23d8b9cd
+# %% ../nbs/02_data.ipynb #e4ebeb83
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
@@ -210,7 +211,7 @@ def _repr_markdown_(self):
 
 Split.subset, Split.hold_out, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, hold_out, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #c5eca850
+# %% ../nbs/02_data.ipynb #91df5b67
 def _upright(path, size):
     "`picture_at` before it becomes an array"
     with Image.open(path) as im:
@@ -230,7 +231,7 @@ def picture_at(
     "One decoded image"
     return np.asarray(_upright(path, size))
 
-# %% ../nbs/02_data.ipynb #3943ad8e
+# %% ../nbs/02_data.ipynb #4393be77
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -267,7 +268,7 @@ def _content(paths, pool):
     content, h, w = memo.read_text().split()
     return content, int(h), int(w)
 
-# %% ../nbs/02_data.ipynb #0ec75b2d
+# %% ../nbs/02_data.ipynb #d5e54edf
 def _decode_into(store, done, paths, size, pool):
     "Decode what isn't done yet; number -> reason for every file that can't be read"
     def one(i):
@@ -290,7 +291,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #81b59d09
+# %% ../nbs/02_data.ipynb #48b4608f
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -318,7 +319,7 @@ def images_from_files(
                 else: os.replace(part, file); marks.unlink()
     return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape), key, broken
 
-# %% ../nbs/02_data.ipynb #c76e377f
+# %% ../nbs/02_data.ipynb #9926349d
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _pictures_in(folder): return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
@@ -354,7 +355,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #40326ebc
+# %% ../nbs/02_data.ipynb #3f1e3628
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -390,7 +391,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #3b98dfa5
+# %% ../nbs/02_data.ipynb #acd8dda1
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
