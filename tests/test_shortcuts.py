@@ -7,9 +7,9 @@ from hypothesis import given, settings, strategies as st
 
 from masktune.benchmarks import load
 from masktune.core import rng
-from masktune.glyphs import SHORTCUTS, TEXTURES, assign, glyphs
+from masktune.glyphs import SHORTCUTS, assign, glyphs
 from masktune.miniatures import miniature
-from masktune.shortcuts import CARRIERS, biased_mnist, carrier, cue_for, digits, paint, read_idx
+from masktune.shortcuts import CARRIERS, biased_mnist, carrier, cue_for, digits, paint
 from masktune.synthetic import DIFFICULTIES, colored_mnist, dominoes, spuco_mnist
 
 
