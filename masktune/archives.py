@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'PACKED', 'Known', 'reads', 'find_set', 'read_table', 'from_table', 'own_images', 'cifar10', 'svhn',
-           'cats_vs_dogs', 'imagenet', 'imagenet_a', 'imagenet9_rebias', 'in9l', 'bg_gap', 'to_in9']
+           'cats_vs_dogs', 'imagenet', 'imagenet_a', 'imagenet9_rebias', 'in9l', 'bg_gap', 'to_in9', 'fg_masks',
+           'challenge']
 
-# %% ../nbs/04_archives.ipynb #72f627b1
+# %% ../nbs/04_archives.ipynb #cc4d5acc
 import json, os, re
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -15,13 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import data_root, rng, share
-from .data import IMAGES, Benchmark, Split, missing
+from .core import data_root, rng, track
+from .data import Benchmark, Split, _pictures_in, held_out, missing
 from .download import fetch_set
 from .miniatures import CIFAR, IN9, REBIAS, VARIATIONS
 from .shortcuts import carrier
 
-# %% ../nbs/04_archives.ipynb #4b2911d0
+# %% ../nbs/04_archives.ipynb #89eab12e
 class Known(NamedTuple):
     "What there is to know about a set"
     read: Callable   # the function that reads it
@@ -41,7 +42,7 @@ def _holds(folder, marker):
     found = next(folder.glob(pattern), None)
     return found and (not column or column in pd.read_csv(found, nrows=0).columns)
 
-# %% ../nbs/04_archives.ipynb #ed35141e
+# %% ../nbs/04_archives.ipynb #d1418d5b
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
 def find_set(
@@ -60,7 +61,7 @@ def find_set(
     packed = f" There are archives, still packed ({', '.join(sorted(packed)[:3])}): unpack them first." if packed else ""
     raise FileNotFoundError(f"there is no {name} in {root} nor in a folder directly in it: looked for {' or '.join(m.split(':')[0] for m in known.markers)}.{packed} It can be had from {known.where} and should look so:\n{known.layout}")
 
-# %% ../nbs/04_archives.ipynb #c453ffa7
+# %% ../nbs/04_archives.ipynb #6b462dcf
 def read_table(
     path,            # a csv file
     columns,         # column -> the values that may stand in it; None: any but an empty one; ...: any
@@ -85,7 +86,7 @@ def _within(root, names):
     if out is not None: raise ValueError(f"the file name {out!r} leads out of {root}; names in a table must stay inside the data set's folder.")
     return paths
 
-# %% ../nbs/04_archives.ipynb #003dee28
+# %% ../nbs/04_archives.ipynb #24133ffb
 def from_table(
     name:str,        # of the benchmark
     root,            # folder that the files are named from
@@ -109,15 +110,21 @@ def from_table(
 def _image_files(folder, root):
     "The image files in a folder and those below, named from `root`, in alphabetical order"
     if not folder.is_dir(): raise missing(folder)
-    return sorted(p.relative_to(root).as_posix() for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
+    return sorted(p.relative_to(root).as_posix() for p in _pictures_in(folder))
 
 def _hold_out(table, val, seed, *purpose):
     "The same table with a random share `val` of its training rows moved to validation"
     rows = np.flatnonzero(table.part == "train")
-    chosen = torch.randperm(len(rows), generator=rng(seed, *purpose, "val"))[:round(share("val", val)*len(rows))].numpy()
-    return table.assign(part=np.where(np.isin(np.arange(len(table)), rows[chosen]), "val", table.part))
+    part = table.part.to_numpy(copy=True)
+    part[rows[held_out(len(rows), val, seed, *purpose).numpy()]] = "val"
+    return table.assign(part=part)
 
-# %% ../nbs/04_archives.ipynb #52f2801c
+def _dealt(n, each, generator):
+    "\"train\", \"val\" or \"test\" for each of `n` in random order: a share `each` for testing, as many for validation"
+    order = torch.randperm(n, generator=generator).numpy()
+    return np.where(order < each*n, "test", np.where(order < 2*each*n, "val", "train"))
+
+# %% ../nbs/04_archives.ipynb #596a50e0
 @reads("folder", where="your own images")
 def own_images(
     root=None,       # the folder; None: MASKTUNE_DATA, else `data`
@@ -132,22 +139,17 @@ def own_images(
     path, = _within(root, [table])
     t = read_table(path, {"file": None, "label": None})
     names = {c: sorted(t[c].unique()) for c in ("label", "group") if c in t}
-    if "split" not in t:
-        order = torch.randperm(len(t), generator=rng(seed, "folder")).numpy()
-        t["split"] = np.where(order < .15*len(t), "test", np.where(order < .3*len(t), "val", "train"))
+    if "split" not in t: t["split"] = _dealt(len(t), .15, rng(seed, "folder"))
     lacking = {"train", "val"} - set(t.split)
     if lacking or t.split.nunique() < 3: raise ValueError(f"the column split of {path} has {', '.join(map(str, t.split.unique()))}; it needs train, val and at least one other, for testing.")
     t = t.assign(part=t.split, **{c: t[c].map({v: i for i, v in enumerate(n)}) for c, n in names.items()})
     return from_table(root.name, root, t, *([str(v) for v in n] for n in names.values()), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #1bd4e482
+# %% ../nbs/04_archives.ipynb #1cd01748
 def _from_arrays(name, train, test, class_names, val, seed):
     "A benchmark of two arrays, with a random share of the first for validation"
-    (x, y), (tx, ty) = train, test
-    order = torch.randperm(len(x), generator=rng(seed, name, "val"))
-    cut = round(share("val", val)*len(x))
-    whole = Split.from_tensors(x, y, ids=[f"train/{i}" for i in range(len(x))], class_names=class_names)
-    return Benchmark(name, whole.subset(order[cut:].sort().values), whole.subset(order[:cut].sort().values), {"test": Split.from_tensors(tx, ty, ids=[f"test/{i}" for i in range(len(tx))], class_names=class_names)})
+    whole, test = (Split.from_tensors(a, b, ids=[f"{part}/{i}" for i in range(len(a))], class_names=class_names) for part, (a, b) in (("train", train), ("test", test)))
+    return Benchmark(name, *whole.hold_out(val, seed, name), {"test": test})
 
 @reads("cifar10", where="https://www.cs.toronto.edu/~kriz/cifar.html")
 def cifar10(
@@ -159,7 +161,7 @@ def cifar10(
     "CIFAR-10 in its python or its binary version; a fifth of the training images for validation"
     return _from_arrays("CIFAR-10", *carrier("cifar10", root, download), CIFAR, val, seed)
 
-# %% ../nbs/04_archives.ipynb #f2d3f0e5
+# %% ../nbs/04_archives.ipynb #83050648
 def _read_mat(path):
     "(uint8 N×3×32×32, labels) of one file"
     from scipy.io import loadmat
@@ -182,7 +184,7 @@ def svhn(
     root = find_set("svhn", root)
     return _from_arrays("SVHN", *(_read_mat(root/f"{part}_32x32.mat") for part in ("train", "test")), [str(d) for d in range(10)], val, seed)
 
-# %% ../nbs/04_archives.ipynb #712a02a3
+# %% ../nbs/04_archives.ipynb #d0fa1add
 @reads("cats_vs_dogs", ["train/cat.0.jpg", "cat.0.jpg"], "https://www.kaggle.com/c/dogs-vs-cats", """
 dogs-vs-cats/
   train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg""")
@@ -198,7 +200,7 @@ def cats_vs_dogs(
     t = pd.DataFrame([dict(file=f, label=int(m[1] == "dog"), part={0: "test", 1: "val"}.get(int(m[2]) % 5, "train")) for f, m in named])
     return from_table("Cats vs Dogs", root, t, ["cat", "dog"], size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #419816b8
+# %% ../nbs/04_archives.ipynb #0abf1ce8
 def _by_class(folder, above, part, wnids):
     "Rows of the images in the folders of these classes; a class without a folder has none"
     if not folder.is_dir(): raise missing(folder)
@@ -230,13 +232,13 @@ def imagenet_a(
     size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
     on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
-    "ImageNet-A: only a test, so there is nothing in train and val"
+    "ImageNet-A: a test and nothing else; train and val are empty, and training on it is refused"
     root = find_set("imagenet_a", root)
     root = root/"imagenet-a" if (root/"imagenet-a").is_dir() else root
     names = sorted(d.name for d in root.glob("n[0-9]*/"))
     return from_table("ImageNet-A", root, pd.DataFrame(_by_class(root, root, "test", {w: k for k, w in enumerate(names)})), names, size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #029fdd96
+# %% ../nbs/04_archives.ipynb #4b14647b
 @reads("imagenet9_rebias", ["train/n02085620/"], "https://image-net.org", """
 imagenet/
   train/n01641577/*.JPEG ...
@@ -258,7 +260,7 @@ def imagenet9_rebias(
     if adversarial: rows += _by_class(adversarial, above, "ImageNet-A", wnids)
     return from_table("ImageNet-9 (ReBias)", above, _hold_out(pd.DataFrame(rows), val, seed, "imagenet9_rebias"), list(REBIAS), size=size, on_error=on_error)
 
-# %% ../nbs/04_archives.ipynb #6448bd77
+# %% ../nbs/04_archives.ipynb #542ac1a4
 def _numbered(folder, n):
     "The folders of the classes 0 ... n - 1, by the number that their names begin with"
     if not folder.is_dir(): raise missing(folder)
@@ -295,7 +297,7 @@ def bg_gap(
     "Accuracy on backgrounds of the same class less that on any background (Xiao et al. 2021)"
     return accuracy["mixed_same"] - accuracy["mixed_rand"]
 
-# %% ../nbs/04_archives.ipynb #ea4047e8
+# %% ../nbs/04_archives.ipynb #73802c96
 def to_in9(
     predicted,       # int64 N: ImageNet classes, 0 ... 999
     mapping,         # the file in_to_in9.json of the Backgrounds Challenge
@@ -305,3 +307,36 @@ def to_in9(
     known = json.loads(Path(mapping).read_text())
     if set(known) != {str(i) for i in range(1000)} or not set(known.values()) <= set(range(-1, 9)): raise ValueError(f"{mapping} should say for each of the classes 0 to 999 which of the nine it is, or -1; it does not.")
     return torch.tensor([known[str(i)] for i in range(1000)])[predicted]
+
+# %% ../nbs/04_archives.ipynb #811b5548
+def fg_masks(
+    originals:Split, # the test "original" of `in9l`, at the size it is published with
+    root=None,       # as for `in9l`
+) -> torch.Tensor:   # bool N×H×W: True where the thing is
+    "What is foreground in each image of the Backgrounds Challenge"
+    above, (h, w) = find_set("in9l", root).parent, originals.store.shape[2:]
+    def mask(name):
+        path = above/re.sub(r"(^|/)original/val/(.*)\.\w+$", r"\1fg_mask/val/\2.npy", name)
+        if path.suffix != ".npy": raise ValueError(f"{name} is not an image of the test \"original\", the only one that has masks.")
+        if not path.is_file(): raise missing(path, " The masks are the folder fg_mask of the Backgrounds Challenge.")
+        try: m = np.load(path)
+        except Exception as e: raise ValueError(f"{path} is not a whole mask: {type(e).__name__}: {e}.") from e
+        if m.shape != (h, w): raise ValueError(f"{path} is a mask of shape {m.shape}, and the images are {h}×{w}: load them without size=.")
+        return torch.from_numpy(m.astype(bool))
+    return torch.stack([mask(name) for name in originals.ids])
+
+def challenge(
+    says,            # function: uint8 N×3×H×W -> N class numbers, e.g. `lambda x: predict(model, x).predicted`, or that through `to_in9`
+    originals:Split, # whose foregrounds are taken: the test "original"
+    masks,           # bool N×H×W, of `fg_masks`
+    backgrounds:Split,  # what they are put on: the test "only_bg_t"
+    batch_size:int=256, # images at a time
+) -> torch.Tensor:   # N bools; their mean is the challenge accuracy
+    "Which foregrounds are right on every background (Xiao et al. 2021, section 4; challenge_eval.py)"
+    parts, right = list(torch.arange(len(backgrounds)).split(batch_size)), torch.ones(len(originals), dtype=torch.bool)
+    for i in track(range(len(originals)), "backgrounds", unit="foregrounds"):
+        image, label, _ = originals[i]
+        for k, part in enumerate(parts):
+            right[i] = bool((says(torch.where(masks[i], image, backgrounds.subset(part).images)).cpu() == label).all())
+            if not right[i]: parts.insert(0, parts.pop(k)); break      # what has fooled once is tried first: the same answer, sooner
+    return right

@@ -6,14 +6,14 @@
 __all__ = ['MISLABELLED', 'PARTS', 'COMBINATIONS', 'LISTED', 'UTK', 'load', 'waterbirds', 'celeba', 'spawrious', 'urbancars',
            'urbancars_gaps', 'utkface', 'multinli', 'civilcomments', 'civilcomments_groups']
 
-# %% ../nbs/04_benchmarks.ipynb #593fa6ff
+# %% ../nbs/04_benchmarks.ipynb #02fb0ffa
 import inspect, re, warnings
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .archives import KNOWN, _hold_out, _image_files, find_set, from_table, read_table, reads
+from .archives import KNOWN, _dealt, _hold_out, _image_files, find_set, from_table, read_table, reads
 from .core import one_of, rng
 from .data import Benchmark
 from .glyphs import glyphs
@@ -21,7 +21,7 @@ from .miniatures import CELEBA, DOGS, IDENTITIES, SPAWRIOUS
 from .shortcuts import biased_mnist
 from .synthetic import colored_mnist, dominoes, spuco_mnist
 
-# %% ../nbs/04_benchmarks.ipynb #01faacf2
+# %% ../nbs/04_benchmarks.ipynb #0802b454
 def load(
     name:str,        # one of `load.names()`
     root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
@@ -42,7 +42,7 @@ load.names = lambda: sorted(KNOWN)
 
 for name, made in dict(biased_mnist=biased_mnist, colored_mnist=colored_mnist, spuco_mnist=spuco_mnist, dominoes=dominoes, glyphs=glyphs).items(): reads(name)(made)
 
-# %% ../nbs/04_benchmarks.ipynb #b9cd34a2
+# %% ../nbs/04_benchmarks.ipynb #5def4cc3
 MISLABELLED = ["021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee"]
 PARTS = {0: "train", 1: "val", 2: "test"}
 
@@ -66,7 +66,7 @@ def waterbirds(
     names = ["landbird", "waterbird"]
     return from_table(f"Waterbirds ({labels} labels)", root, t.assign(group=2*t.label + t.place), names, [f"{n} on {p}" for n in names for p in ("land", "water")], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #10fc7aa7
+# %% ../nbs/04_benchmarks.ipynb #3751cd3f
 @reads("celeba", ["list_attr_celeba.csv", "list_attr_celeba.txt"], "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html or Kaggle (jessicali9530/celeba-dataset)", """
 celeba/
   img_align_celeba/000001.jpg ...        (or one folder deeper, as on Kaggle)
@@ -96,7 +96,7 @@ def celeba(
     names = [f"not {target}", target]
     return from_table(f"CelebA ({target} / {confounder})", images, t.assign(group=2*t.label + (t[confounder] + 1)//2), names, [f"{n}, {c}" for n in names for c in (f"not {confounder}", confounder)], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #5d63b331
+# %% ../nbs/04_benchmarks.ipynb #258027ba
 COMBINATIONS = {   # places in training, in the test, and the one that all dogs share; in the order of LISTED
     "o2o_easy": ("desert jungle dirt snow", "dirt snow desert jungle", "beach"),
     "o2o_medium": ("mountain beach dirt jungle", "jungle dirt beach snow", "desert"),
@@ -136,7 +136,7 @@ def spawrious(
     table = _hold_out(pd.DataFrame(rows), val, seed, "spawrious")
     return from_table(f"Spawrious ({split})", root, table, DOGS, [f"{d}, {w}" for d in DOGS for w in SPAWRIOUS], size, on_error)
 
-# %% ../nbs/04_benchmarks.ipynb #f34f0f8a
+# %% ../nbs/04_benchmarks.ipynb #4e0558c5
 @reads("urbancars", ["bg-0.95_co_occur_obj-0.95/"], "https://github.com/facebookresearch/Whac-A-Mole", """
 urbancars/
   bg-0.95_co_occur_obj-0.95/train/obj-urban_bg-urban_co_occur_obj-urban/*.jpg ...
@@ -166,7 +166,7 @@ def urbancars_gaps(
     inside = sum(w*common[b][c] for b, c, w in ((0, 0, .9025), (0, 1, .0475), (1, 0, .0475), (1, 1, .0025)))
     return {"I.D. accuracy": inside, "BG gap": common[1][0] - inside, "CoObj gap": common[0][1] - inside, "BG+CoObj gap": common[1][1] - inside}
 
-# %% ../nbs/04_benchmarks.ipynb #e9d9f755
+# %% ../nbs/04_benchmarks.ipynb #b0afa0ed
 UTK = {"age": ["under 18", "18 to 39", "40 to 64", "65 and older"], "gender": ["male", "female"], "race": ["white", "black", "asian", "indian", "other"]}
 
 @reads("utkface", ["[0-9]*_[01]_[0-4]_*.jpg"], "https://susanqq.github.io/UTKFace", """
@@ -188,14 +188,12 @@ def utkface(
     wrong = [f"{f} (its name does not say age_gender_race_date)" for f, m in zip(files, read) if not m]
     if wrong and one_of("on_error", on_error, ["raise", "skip"]) == "raise": raise ValueError(f"{len(wrong)} of {len(files)} images in {root} can't be used: {'; '.join(wrong[:3])}. Remove them or leave them out with on_error=\"skip\".")
     t = pd.DataFrame([dict(file=f, age=int(np.digitize(int(m[1]), [18, 40, 65])), gender=int(m[2]), race=int(m[3])) for f, m in zip(files, read) if m])
-    order = torch.randperm(len(t), generator=rng(seed, "utkface")).numpy()
-    part = np.where(order < .1*len(t), "test", np.where(order < .2*len(t), "val", "train"))
-    t = t.assign(label=t[target], group=len(UTK[confounder])*t[target] + t[confounder], part=part)
+    t = t.assign(label=t[target], group=len(UTK[confounder])*t[target] + t[confounder], part=_dealt(len(t), .1, rng(seed, "utkface")))
     bench = from_table(f"UTKFace ({target} / {confounder})", root, t, UTK[target], [f"{a}, {b}" for a in UTK[target] for b in UTK[confounder]], size, on_error)
     if wrong: warnings.warn(f"{len(wrong)} images are left out, and listed in the training split's .skipped: {'; '.join(wrong[:3])}", stacklevel=3); bench.train.skipped += wrong
     return bench
 
-# %% ../nbs/04_benchmarks.ipynb #24d8fcbe
+# %% ../nbs/04_benchmarks.ipynb #0d0a9cf0
 @reads("multinli", ["data/metadata_random.csv"], "https://github.com/kohpangwei/group_DRO", """
 multinli/
   data/metadata_random.csv""")
@@ -206,7 +204,7 @@ def multinli(
     t = read_table(find_set("multinli", root)/"data"/"metadata_random.csv", {"gold_label": [0, 1, 2], "sentence2_has_negation": [0, 1], "split": list(PARTS)}, index_col=0)
     return pd.DataFrame(dict(id=t.index, label=t.gold_label, group=2*t.gold_label + t.sentence2_has_negation, part=t.split.map(PARTS))).reset_index(drop=True)
 
-# %% ../nbs/04_benchmarks.ipynb #d368b5da
+# %% ../nbs/04_benchmarks.ipynb #21b1632a
 @reads("civilcomments", ["all_data_with_identities.csv"], "https://wilds.stanford.edu", """
 civilcomments/
   all_data_with_identities.csv""")

