@@ -6,7 +6,7 @@
 __all__ = ['Features', 'pooled', 'on_features', 'balanced_weights', 'balanced_sample', 'halves', 'fit_head', 'HeadMethod',
            'with_head', 'worst_group', 'LastLayer', 'DFR', 'AFR']
 
-# %% ../nbs/12_heads.ipynb #990b39aa
+# %% ../nbs/12_heads.ipynb #f6b3db45
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 from torch import nn
 
 from .core import atomic, fingerprint, one_of, pick_device, rng, track, turns
@@ -22,7 +23,7 @@ from .metrics import gathered, predict, report
 from .models import Network, evaluating, wrap
 from .training import Method
 
-# %% ../nbs/12_heads.ipynb #9044984b
+# %% ../nbs/12_heads.ipynb #606f29ab
 class Features(Split):
     "One vector a row, with labels and, where they are known, groups"
     @property
@@ -54,7 +55,7 @@ def _halves(values):
     if not half.isfinite().all(): raise ValueError("some features are not finite as half floats (largest: 65,504): scale them down, or look for a division by zero where they come from.")
     return half
 
-# %% ../nbs/12_heads.ipynb #3a949fc6
+# %% ../nbs/12_heads.ipynb #931031b9
 def pooled(
     model,               # any network
     split:Split,         # the images; Features are given back as they are
@@ -83,7 +84,7 @@ def _load(file, made_from):
         if kept.get("made_from", {}).get(what) != value: raise ValueError(f"{file} is stale: it was made from other {what}. Delete it, or name another file.")
     return kept["values"]
 
-# %% ../nbs/12_heads.ipynb #fae6e79c
+# %% ../nbs/12_heads.ipynb #93ac480a
 def on_features(
     model,           # a network, or an nn.Linear
 ) -> Network:
@@ -93,7 +94,7 @@ def on_features(
     net.fresh = getattr(model, "fresh", False)
     return net
 
-# %% ../nbs/12_heads.ipynb #ccd82f1d
+# %% ../nbs/12_heads.ipynb #cd96e62b
 def _present(numbers, names, what):
     "The numbers that are wanted and there, each with its rows"
     found = {int(k): (numbers == k).nonzero()[:, 0] for k in numbers.unique()}
@@ -135,30 +136,7 @@ def halves(
     parts = [rows[torch.randperm(len(rows), generator=generator)] for rows in _present(*_by(features, by)).values()]
     return torch.cat([p[:len(p)//2] for p in parts]).sort().values, torch.cat([p[len(p)//2:] for p in parts]).sort().values
 
-# %% ../nbs/12_heads.ipynb #aa3e640c
-def _smallest(smooth, start, l1, steep, steps, tol):
-    "FISTA: the minimum of `smooth` + l1·|all but the last column|, where `smooth` has a gradient that changes at most by `steep`"
-    now, ahead, t = start, start, 1.
-    for _ in range(steps):
-        ahead = ahead.detach().requires_grad_()
-        grad, = torch.autograd.grad(smooth(ahead), ahead)
-        new = ahead.detach() - grad/steep
-        new[:, :-1] = F.softshrink(new[:, :-1], l1/steep)
-        if steep*(new - now).abs().max() < tol: return new
-        if ((ahead.detach() - new)*(new - now)).sum() > 0: t = 1.
-        t, before = (1 + (1 + 4*t*t)**.5)/2, t
-        now, ahead = new, new + (before - 1)/t*(new - now)
-    return now
-
-def _steepness(x, weights, shift, scale):
-    "An upper bound of the curvature of weighted cross-entropy: half the largest eigenvalue of the second moments (power iteration)"
-    v = torch.ones(x.shape[1] + 1, device=x.device)
-    for _ in range(30):
-        v = v/v.norm()
-        out = weights*(x@(v[:-1]/scale) + v[-1] - (shift/scale)@v[:-1])
-        v = torch.cat([(out@x - out.sum()*shift)/scale, out.sum()[None]])
-    return .55*v.norm().item()
-
+# %% ../nbs/12_heads.ipynb #9a88204c
 def _moments(x):
     "Mean and standard deviation of each column; 1 where it never changes"
     mean = x.mean(0)
@@ -182,7 +160,7 @@ def fit_head(
     x, y = features.values.to(device).float(), features.labels.to(device)
     w = torch.ones(len(x), device=device) if weights is None else torch.as_tensor(weights).float().to(device)
     w = w/w.sum()
-    shift, scale = (torch.zeros(x.shape[1], device=device), torch.ones(x.shape[1], device=device))
+    shift, scale = torch.zeros(x.shape[1], device=device), torch.ones(x.shape[1], device=device)
     if standardise is not None: shift, scale = _moments(x if standardise is features else standardise.values.to(device).float())
     start = torch.zeros(n_classes or len(features.class_names), x.shape[1] + 1, device=device)
     if towards is not None:
@@ -190,19 +168,25 @@ def fit_head(
         start = torch.cat([W*scale, (b + W@shift)[:, None]], 1)
     held = start if towards is not None else start[:, :-1]
     def smooth(P):
-        W, b = P[:, :-1]/scale, P[:, -1]
-        loss = F.cross_entropy((W@x.T + (b - W@shift)[:, None]).T, y, reduction="none")@w
+        W = P[:, :-1]/scale
+        loss = F.cross_entropy((W@x.T + (P[:, -1] - W@shift)[:, None]).T, y, reduction="none")@w
         return loss + l2/2*(P[:, :held.shape[1]] - held).square().sum()
-    if l1: P = _smallest(smooth, start, l1, _steepness(x, w, shift, scale) + l2, steps, tol)
-    else:
-        P = start.clone().requires_grad_()
-        opt = torch.optim.LBFGS([P], max_iter=steps, tolerance_grad=tol, tolerance_change=1e-12, history_size=20, line_search_fn="strong_wolfe")
-        def closure():
-            opt.zero_grad()
-            (loss := smooth(P)).backward()
-            return loss
-        opt.step(closure)
-    return _linear(P.detach()[:, :-1]/scale, P.detach()[:, -1] - (P.detach()[:, :-1]/scale)@shift)
+    P = _smallest(smooth, start, l1, steps, tol)
+    W = P[:, :-1]/scale
+    return _linear(W, P[:, -1] - W@shift)
+
+def _smallest(smooth, start, l1, steps, tol):
+    "Where `smooth` + l1·|all but the last column| is smallest"
+    signs = torch.tensor([1., -1] if l1 else [1.], device=start.device).view(-1, 1, 1)
+    price = torch.full_like(start, l1).index_fill_(1, torch.tensor(start.shape[1] - 1, device=start.device), 0)
+    def both(v):
+        v = torch.from_numpy(v).float().to(start.device).view(len(signs), *start.shape)
+        P = (signs*v).sum(0).requires_grad_()
+        grad, = torch.autograd.grad(loss := smooth(P), P)
+        return loss.item() + (price*v).sum().item(), (signs*grad + price).flatten().double().cpu().numpy()
+    first = ((signs*start).clamp(min=0) if l1 else start).flatten().double().cpu().numpy()
+    found = minimize(both, first, jac=True, method="L-BFGS-B", bounds=[(0, None)]*len(first) if l1 else None, options=dict(maxiter=steps, maxfun=2*steps, maxcor=20, gtol=tol, ftol=1e-10))
+    return (signs*torch.from_numpy(found.x).float().to(start.device).view(len(signs), *start.shape)).sum(0)
 
 def _linear(W, b):
     "A linear layer with these weights; nn.Linear would draw random ones first"
@@ -210,7 +194,7 @@ def _linear(W, b):
     head.load_state_dict(dict(weight=W.cpu(), bias=b.cpu()))
     return head
 
-# %% ../nbs/12_heads.ipynb #501b5d63
+# %% ../nbs/12_heads.ipynb #fd6c5123
 @dataclass(kw_only=True)
 class HeadMethod(Method):
     "A method that leaves everything below the head as it is"
@@ -262,7 +246,7 @@ def worst_group(
     "Accuracy of the worst group"
     return report(predict(on_features(head), features, 65536)).worst_group
 
-# %% ../nbs/12_heads.ipynb #ce975385
+# %% ../nbs/12_heads.ipynb #6e36082c
 @dataclass(kw_only=True)
 class LastLayer(HeadMethod):
     "A new head by logistic regression on standardised features"
@@ -284,7 +268,7 @@ class LastLayer(HeadMethod):
 
 LastLayer.sees = property(lambda self: "class labels" + (f", groups of {'training' if self.on == 'train' else 'validation'}" if self.balance == "groups" else ""))
 
-# %% ../nbs/12_heads.ipynb #c609304e
+# %% ../nbs/12_heads.ipynb #55b6610b
 @dataclass(kw_only=True)
 class DFR(HeadMethod):
     "Deep feature reweighting: ℓ1 heads on group-balanced validation features, averaged (Kirichenko et al. 2023)"
@@ -315,7 +299,7 @@ def _covered(bench):
     lacking = [bench.train.group_names[k] for k in bench.train.groups.unique() if not (bench.val.groups == k).any()]
     if lacking: raise ValueError(f"{bench.name} has no validation image of {', '.join(lacking)}: there is nothing to balance. Divide it otherwise, or take a method that needs no groups.")
 
-# %% ../nbs/12_heads.ipynb #d762a168
+# %% ../nbs/12_heads.ipynb #365c3d70
 @dataclass(kw_only=True)
 class AFR(HeadMethod):
     "Automatic feature reweighting: rows weigh exp(−γ·probability of the label) (Qiu et al. 2023, equation 3)"
