@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files', 'from_folder', 'Benchmark',
            'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #7b3c3978
+# %% ../nbs/02_data.ipynb #6e4616e9
 import hashlib, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, one_of, place, rng, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #b6128851
+# %% ../nbs/02_data.ipynb #f4717dc5
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #d380be5a
+# %% ../nbs/02_data.ipynb #5b8bbc6a
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -53,7 +53,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #f74ffcb8
+# %% ../nbs/02_data.ipynb #41407b5f
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -66,7 +66,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #030f1b5f
+# %% ../nbs/02_data.ipynb #2f8cfd87
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -88,7 +88,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #0b5cc874
+# %% ../nbs/02_data.ipynb #9235a894
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -109,7 +109,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #2c24cf70
+# %% ../nbs/02_data.ipynb #a71bfb50
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -118,6 +118,10 @@ def _on(self, device):
     images = self.store.to(device) if self.rows is None and self.store.nbytes < room else self.store
     self._resident[device] = images, self.labels.to(device), groups.to(device)
     return self._resident[device]
+
+def _order(self, seed):
+    "A random order of an epoch; where sampling is another, a kind of Split overrides this"
+    return torch.randperm(len(self), generator=rng(seed, "order"))
 
 def n_batches(self, batch_size):
     "How many batches there are; a last one of a single image joins the one before, because batch norm can't train on one"
@@ -136,7 +140,7 @@ def batches(self,
     "The split in batches"
     device, layout = torch.device(device), torch.channels_last if channels_last and self.store.ndim == 4 else torch.contiguous_format
     images, labels, groups = self._on(device)
-    order = torch.randperm(len(self), generator=rng(seed, "order")) if shuffle else torch.arange(len(self))
+    order = self._order(seed) if shuffle else torch.arange(len(self))
     parts = order.tensor_split(tuple(range(batch_size, batch_size*self.n_batches(batch_size), batch_size)))
     def make():
         for index in parts[start + turns[0]::turns[1]]:
@@ -147,9 +151,9 @@ def batches(self,
             yield Batch(x, labels[there], groups[there], index)
     return make() if self.rows is None else _ahead(make())
 
-Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
+Split._on, Split._order, Split.n_batches, Split.batches = _on, _order, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #c0ea0087
+# %% ../nbs/02_data.ipynb #4e8671bb
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
@@ -189,7 +193,7 @@ def _repr_markdown_(self):
 
 Split.subset, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #c7173c43
+# %% ../nbs/02_data.ipynb #c7a313c9
 def picture_at(
     path,            # any image file that Pillow reads
     size:int=None,   # side in pixels: short side resized to it, centre cropped; None: as it is
@@ -208,7 +212,7 @@ def picture_at(
             im = im.crop((left, top, left + size, top + size))
         return np.asarray(im)
 
-# %% ../nbs/02_data.ipynb #c4c3b45d
+# %% ../nbs/02_data.ipynb #b4c2d0d4
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -233,7 +237,7 @@ def _content(paths, pool):
         with atomic(memo) as t: t.write_text(fingerprint(hashes))
     return memo.read_text()
 
-# %% ../nbs/02_data.ipynb #fc1a1086
+# %% ../nbs/02_data.ipynb #c965da75
 def _decode_into(store, done, paths, size, pool):
     "Decode what isn't done yet; number -> reason for every file that can't be read"
     def one(i):
@@ -250,7 +254,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #4e021cc2
+# %% ../nbs/02_data.ipynb #1223ed00
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -287,7 +291,7 @@ def _size_of(path):
     except Exception: return None
     return (w, h) if turned else (h, w)
 
-# %% ../nbs/02_data.ipynb #b0e0d048
+# %% ../nbs/02_data.ipynb #caf550da
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _class_files(root):
@@ -321,7 +325,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #a8c43668
+# %% ../nbs/02_data.ipynb #569b62fa
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -357,7 +361,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #9a47ea97
+# %% ../nbs/02_data.ipynb #f4e1f159
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
