@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'fingerprint_', 'show', 'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files',
            'from_folder', 'Benchmark', 'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #118d9873
+# %% ../nbs/02_data.ipynb #113efb51
 import hashlib, io, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, one_of, place, rng, share, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #4aac3260
+# %% ../nbs/02_data.ipynb #132de19e
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -30,12 +30,12 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #1dbd35d8
+# %% ../nbs/02_data.ipynb #5cdcee97
 def _rows(images, index):
     "`images[index]`, fast"
     return images[index] if images.device.type != "cpu" else torch.from_numpy(images.numpy()[index.numpy()])
 
-# %% ../nbs/02_data.ipynb #79cbc718
+# %% ../nbs/02_data.ipynb #730fbd37
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -59,7 +59,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #1d14c208
+# %% ../nbs/02_data.ipynb #0f070455
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -72,7 +72,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #37adc842
+# %% ../nbs/02_data.ipynb #88949253
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -94,7 +94,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #08e7634c
+# %% ../nbs/02_data.ipynb #a7b63222
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -115,7 +115,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #eb7d7a4f
+# %% ../nbs/02_data.ipynb #d18957ab
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -124,6 +124,10 @@ def _on(self, device):
     images = self.store.to(device) if self.rows is None and self.store.nbytes < room else self.store
     self._resident[device] = images, self.labels.to(device), groups.to(device)
     return self._resident[device]
+
+def _order(self, seed):
+    "A random order of an epoch; where sampling is another, a kind of Split overrides this"
+    return torch.randperm(len(self), generator=rng(seed, "order"))
 
 def n_batches(self, batch_size):
     "How many batches there are; a last one of a single image joins the one before, because batch norm can't train on one"
@@ -141,21 +145,22 @@ def batches(self,
 ):                       # yields Batch
     "The split in batches"
     if not len(self): raise ValueError("there is no image in this split, so nothing to train on or to test: some sets, such as ImageNet-A, are a test and nothing else, and a subset may have left nothing.")
-    device, layout = torch.device(device), torch.channels_last if channels_last else torch.contiguous_format
+    device, layout = torch.device(device), torch.channels_last if channels_last and self.store.ndim == 4 else torch.contiguous_format
     images, labels, groups = self._on(device)
-    order = torch.randperm(len(self), generator=rng(seed, "order")) if shuffle else torch.arange(len(self))
+    order = self._order(seed) if shuffle else torch.arange(len(self))
     parts = order.tensor_split(tuple(range(batch_size, batch_size*self.n_batches(batch_size), batch_size)))
     def make():
         for index in parts[start + turns[0]::turns[1]]:
             at = (index if self.rows is None else self.rows[index]).to(images.device)
-            x = _rows(images, at).to(device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
+            x = _rows(images, at).to(device, non_blocking=True).to(torch.float32, memory_format=layout)
+            if images.dtype == torch.uint8: x.div_(255)
             there = index.to(device)
             yield Batch(x, labels[there], groups[there], index)
     return make() if self.rows is None else _ahead(make())
 
-Split._on, Split.n_batches, Split.batches = _on, n_batches, batches
+Split._on, Split._order, Split.n_batches, Split.batches = _on, _order, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #e4ebeb83
+# %% ../nbs/02_data.ipynb #4e79f4d4
 def subset(self, index) -> Split:
     "The images at `index`: whole numbers, or one bool an image"
     index = torch.as_tensor(index)
@@ -163,7 +168,7 @@ def subset(self, index) -> Split:
     ids = None if self.ids is None else [self.ids[i] for i in index.tolist()]
     store, rows = (_rows(self.store, index), None) if self.rows is None else (self.store, self.rows[index])
     key = fingerprint(self.key, rows) if self.key and rows is not None else None
-    return Split(store, self.labels[index], None if self.groups is None else self.groups[index], ids, self.class_names, self.group_names, key, rows, self.skipped)
+    return type(self)(store, self.labels[index], None if self.groups is None else self.groups[index], ids, self.class_names, self.group_names, key, rows, self.skipped)
 
 def held_out(
     n:int,           # how many there are
@@ -211,7 +216,7 @@ def _repr_markdown_(self):
 
 Split.subset, Split.hold_out, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, hold_out, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #91df5b67
+# %% ../nbs/02_data.ipynb #b4c91428
 def _upright(path, size):
     "`picture_at` before it becomes an array"
     with Image.open(path) as im:
@@ -231,7 +236,7 @@ def picture_at(
     "One decoded image"
     return np.asarray(_upright(path, size))
 
-# %% ../nbs/02_data.ipynb #4393be77
+# %% ../nbs/02_data.ipynb #22a0b6a2
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -268,7 +273,7 @@ def _content(paths, pool):
     content, h, w = memo.read_text().split()
     return content, int(h), int(w)
 
-# %% ../nbs/02_data.ipynb #d5e54edf
+# %% ../nbs/02_data.ipynb #e72877fe
 def _decode_into(store, done, paths, size, pool):
     "Decode what isn't done yet; number -> reason for every file that can't be read"
     def one(i):
@@ -291,7 +296,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #48b4608f
+# %% ../nbs/02_data.ipynb #df8718e8
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -319,7 +324,7 @@ def images_from_files(
                 else: os.replace(part, file); marks.unlink()
     return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape), key, broken
 
-# %% ../nbs/02_data.ipynb #9926349d
+# %% ../nbs/02_data.ipynb #aed2e12c
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _pictures_in(folder): return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
@@ -355,7 +360,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #3f1e3628
+# %% ../nbs/02_data.ipynb #422a1123
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -391,7 +396,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #acd8dda1
+# %% ../nbs/02_data.ipynb #7c2d2545
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
