@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'Answers', 'answers', 'risk_coverage', 'RiskCoverage', 'plot_risk', 'with_abstention', 'gamblers_loss',
            'sat_loss', 'selective_loss', 'DeepGamblers', 'SelfAdaptiveTraining', 'SelectiveNet']
 
-# %% ../nbs/16_selective.ipynb #7c8b1b38
+# %% ../nbs/16_selective.ipynb #ecb093f4
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,12 +18,13 @@ from torch import nn
 
 from .core import one_of, rng, share
 from .data import Benchmark, Split
+from .heads import _linear, with_head
 from .metrics import Predictions, predict
 from .models import Network, evaluating
 from .plots import curves
 from .training import Training, augmented, prepared, train
 
-# %% ../nbs/16_selective.ipynb #c8680f72
+# %% ../nbs/16_selective.ipynb #d84fa9fd
 @dataclass
 class Answers:
     "What is said of each image, and how sure"
@@ -55,7 +56,7 @@ def answers(
     scores = RULES[by](first.probabilities, second.probabilities if second else None)
     return Answers(*scores.max(1), first.labels)
 
-# %% ../nbs/16_selective.ipynb #62046301
+# %% ../nbs/16_selective.ipynb #eb408e6e
 def risk_coverage(
     test,            # Answers, or Predictions: those are scored by their softmax response
     val=None,        # the same of validation images, which set the thresholds; None: the test images set their own
@@ -76,7 +77,7 @@ def risk_coverage(
         rows.append(dict(wanted=c, reached=1 - shares[2], error=shares[0]/max(1 - shares[2], 1e-12), low=low, high=high, threshold=least))
     return RiskCoverage(pd.DataFrame(rows), test, val is not None)
 
-# %% ../nbs/16_selective.ipynb #51ebb79e
+# %% ../nbs/16_selective.ipynb #b4a4c800
 @dataclass
 class RiskCoverage:
     "Errors at chosen coverages, and the whole curve"
@@ -106,19 +107,15 @@ def plot_risk(
     at = np.linspace(.05, 1, 39)
     return curves({name: [100*r.curve[max(0, round(c*len(r.answers)) - 1)].item() for c in at] for name, r in found.items()}, 100*at, "coverage, %", "error, %")
 
-# %% ../nbs/16_selective.ipynb #7c37ca75
+# %% ../nbs/16_selective.ipynb #004e755f
 def with_abstention(
     net:Network,     # K classes
     seed:int,        # of the new output's weights
 ) -> Network:        # K + 1 logits: the last is the abstention's
     "`net` with one more output"
-    head = nn.Linear(net.head.in_features, net.n_classes + 1)
-    with torch.no_grad():
-        new = torch.randn(1, head.in_features, generator=rng(seed, "abstention"))/head.in_features**.5
-        head.weight.copy_(torch.cat([net.head.weight.cpu(), new]))
-        head.bias.copy_(torch.cat([net.head.bias.cpu(), torch.zeros(1)]))
-    net.head, net.source = head.to(net.device), None
-    return net
+    W, b = (p.detach().cpu() for p in (net.head.weight, net.head.bias))
+    new = torch.randn(1, W.shape[1], generator=rng(seed, "abstention"))/W.shape[1]**.5
+    return with_head(net, _linear(torch.cat([W, new]), torch.cat([b, torch.zeros(1)])))
 
 def gamblers_loss(
     logits,          # N×(K+1); the last is the abstention's
@@ -138,7 +135,7 @@ def sat_loss(
     p = logits.float().log_softmax(1)
     return -(target*p.gather(1, labels[:, None])[:, 0] + (1 - target)*p[:, -1]).mean()
 
-# %% ../nbs/16_selective.ipynb #9dda89f7
+# %% ../nbs/16_selective.ipynb #9367a09d
 def selective_loss(
     logits,          # N×K
     selected,        # float N in [0, 1]: how far each image is selected
@@ -169,7 +166,7 @@ class _Heads(nn.Module):
         v = self.net.pool(self.net.features(x))
         return self.net.head(v), self.selector(v)[:, 0].sigmoid(), self.auxiliary(v)
 
-# %% ../nbs/16_selective.ipynb #3b09ab64
+# %% ../nbs/16_selective.ipynb #42357e59
 @dataclass(kw_only=True)
 class _Abstaining(Training):
     "What the two methods with one more output share"
@@ -224,7 +221,7 @@ class SelfAdaptiveTraining(_Abstaining):
         memory["targets"][batch.index] = target
         return sat_loss(logits, batch.y, target)
 
-# %% ../nbs/16_selective.ipynb #4b84975b
+# %% ../nbs/16_selective.ipynb #26f57cb0
 @dataclass(kw_only=True)
 class SelectiveNet(Training):
     "A head of its own says which images are answered (Geifman & El-Yaniv 2019)"
