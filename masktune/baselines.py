@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GroupDRO', 'JTT']
 
-# %% ../nbs/15_baselines.ipynb #f2e0b8c9
+# %% ../nbs/15_baselines.ipynb #f3f59383
 import copy
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -20,7 +20,7 @@ from .heads import balanced_weights
 from .metrics import predict, report
 from .training import ERM, Training, augmented, prepared, train
 
-# %% ../nbs/15_baselines.ipynb #1cab9f3d
+# %% ../nbs/15_baselines.ipynb #ea0fd13d
 class _GroupBalanced(Split):
     "The same images, drawn with replacement: a random group, then a random image of it"
     def _order(self, seed): return torch.multinomial(balanced_weights(self, "groups"), len(self), True, generator=rng(seed, "order"))
@@ -67,7 +67,7 @@ def _by_groups(net, val):
     found = report(predict(net, val))
     return dict(val_accuracy=found.accuracy, val_worst_group=found.worst_group)
 
-# %% ../nbs/15_baselines.ipynb #f86f6731
+# %% ../nbs/15_baselines.ipynb #77ae1b4e
 @dataclass(kw_only=True)
 class JTT(Training):
     "Just train twice: what a short first run gets wrong counts more in the second (Liu et al. 2021)"

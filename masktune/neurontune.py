@@ -56,7 +56,6 @@ class NeuronTune(HeadMethod):
             kept = _without(tune, silenced)
             for l2 in self.strengths:
                 new = fit_head(kept, balanced_weights(kept), l2=l2, standardise=_without(bench.train, silenced), n_classes=bench.n_classes, device=self.device)
-                new.weight.data[:, silenced] = 0
                 correct = predict(on_features(new), identify, 65536).correct
                 heads.append((new, silenced))
                 rows.append(dict(threshold=λ, silenced=int(silenced.sum()), l2=l2, sfit=sfit(deltas(identify, correct)), accuracy=correct.double().mean().item()))

@@ -45,10 +45,10 @@ def test_the_planted_dimension_by_the_sign_test(weight, cue):
 
 
 def test_delta_is_the_difference_of_medians():
-    f = Features.from_tensors(torch.tensor([[1., -9], [-3, 1], [2, 5], [4, 4], [7, 0], [8, 1]]), [0, 0, 0, 0, 1, 1])
-    d = deltas(f, torch.tensor([False, False, True, True, True, True]))
-    assert d[0].tolist() == [2 - 3, 5 - 4.5] and d[1].isnan().all()
-    assert sfit(d) == 1.5 and sfit(torch.tensor([[-2., 1], [3, 0]])) == 6
+    f = Features.from_tensors(torch.tensor([[1., -9], [-3, 1], [-11, 1], [2, 5], [4, 4], [7, 0], [8, 1]]), [0]*5 + [1]*2)
+    d = deltas(f, torch.tensor([False]*3 + [True]*4))
+    assert d[0].tolist() == [3 - 3, 1 - 4.5] and d[1].isnan().all()
+    assert sfit(d) == 3.5 and sfit(torch.tensor([[-2., 1], [3, 0]])) == 6
 
 
 def test_the_head_never_sees_silenced_features():

@@ -1,0 +1,206 @@
+"GroupDRO and JTT do what they say, and survive being killed."
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from masktune.baselines import JTT, GroupDRO, _GroupBalanced
+from masktune.core import fingerprint, rng
+from masktune.data import Benchmark, Split
+from masktune.glyphs import glyphs
+from masktune.heads import on_features, Features
+from masktune.metrics import evaluate, predict
+from masktune.models import create, load_model
+from masktune.runs import run
+from masktune.training import ERM
+
+RUN = """
+import sys, torch
+sys.path.insert(0, {here!r})
+from test_baselines import noise, method
+from masktune.models import create, save
+torch.set_num_threads(1)
+m = method().fit(create("small_cnn", 2), noise(), checkpoint=sys.argv[1])
+save(m.model_, sys.argv[2] + "/best.pt"); save(m.last_, sys.argv[2] + "/last.pt")
+m.history_.to_csv(sys.argv[2] + "/history.csv"); m.group_weights_.to_csv(sys.argv[2] + "/weights.csv")
+""".format(here=os.path.dirname(__file__))
+
+
+def noise(n=640):
+    g = rng(0, "noise")
+    x = torch.randint(256, (n, 3, 28, 28), generator=g, dtype=torch.uint8)
+    y = torch.arange(n) % 2
+    x[y == 1, 0] //= 2
+    s = Split.from_tensors(x, y, 2*y + (torch.arange(n) % 10 < 2))
+    return Benchmark("noise", s, s.subset(range(0, n, 4)), {})
+
+
+def method(): return GroupDRO(epochs=4, batch_size=32, step_size=.1, adjustment=1., device="cpu")
+
+
+def vectors(n, strength, seed):
+    "A class seen weakly and a cue seen well, in two columns of four"
+    g = rng(seed, "vectors", n, strength)
+    y = torch.arange(n) % 2
+    a = torch.where(torch.rand(n, generator=g) < strength, y, 1 - y)
+    x = torch.randn(n, 4, generator=g)
+    x[:, 0] += 2*y - 1; x[:, 1] = x[:, 1]*.3 + 2*(2*a - 1)
+    return Features.from_tensors(x, y, 2*y + a)
+
+
+@pytest.fixture(scope="module")
+def head():
+    net = on_features(torch.nn.utils.skip_init(torch.nn.Linear, 4, 2))
+    for p in net.parameters(): p.data.zero_()
+    return net
+
+
+@pytest.fixture(scope="module")
+def bench(): return Benchmark("vectors", vectors(2000, .98, 0), vectors(400, .5, 1), {"balanced": vectors(1000, .5, 2)})
+
+
+def worst(m, bench): return evaluate(m.model_, bench.tests["balanced"]).worst_group
+
+
+def test_one_group_is_erm():
+    b = noise(256)
+    one = lambda s: Split.from_tensors(s.images, s.labels, torch.zeros(len(s)))
+    b = Benchmark("one", one(b.train), one(b.val), {})
+    kw = dict(epochs=2, batch_size=32, device="cpu")
+    dro, erm = (m.fit(create("small_cnn", 2), b) for m in (GroupDRO(balanced=False, step_size=.5, adjustment=3., **kw), ERM(**kw)))
+    assert max((p - q).abs().max() for p, q in zip(dro.last_.parameters(), erm.last_.parameters())) < 1e-6
+    assert dro.group_weights_.tolist() == [1.] and [n for n, _ in dro.last_.named_buffers()] == [n for n, _ in erm.last_.named_buffers()]
+
+
+def test_one_step_by_hand():
+    "Algorithm 1: the weights move first, by exp(η·(loss + C/√n)), and weigh the groups' means; a group that is not in the batch stays"
+    m = GroupDRO(step_size=2.)
+    weights, logits = torch.tensor([.2, .3, .5]), torch.tensor([[2., 0], [0, 1], [1, 1]], requires_grad=True)
+    batch = type("Batch", (), dict(y=torch.tensor([0, 0, 1]), group=torch.tensor([0, 0, 2])))
+    losses = torch.nn.functional.cross_entropy(logits, batch.y, reduction="none").detach()
+    extra = torch.tensor([.1, .2, .3])
+    means = torch.stack([losses[:2].mean(), torch.tensor(0.), losses[2]])
+    q = torch.tensor([.2, .3, .5])*torch.exp(2*torch.stack([means[0] + .1, torch.tensor(0.), means[2] + .3]))
+    q /= q.sum()
+    loss = m._loss(weights, extra, logits, batch)
+    assert torch.allclose(weights, q) and torch.allclose(loss, (q*means).sum()) and not weights.requires_grad and loss.requires_grad
+
+
+def test_the_size_adjustment_is_c_over_root_n(bench, head, monkeypatch):
+    seen = []
+    monkeypatch.setattr(GroupDRO, "_loss", lambda self, w, extra, logits, batch, old=GroupDRO._loss: (seen.append(extra), old(self, w, extra, logits, batch))[1])
+    GroupDRO(epochs=1, adjustment=3., device="cpu").fit(head, bench)
+    assert torch.allclose(seen[0], 3/torch.bincount(bench.train.groups).sqrt())
+
+
+def test_balanced_batches():
+    "A quarter of the images from each group in the long run, whatever its size; another order each epoch, the same for the same seed"
+    s = copy.copy(vectors(4000, .95, 0))
+    s.__class__ = _GroupBalanced
+    drawn = [torch.cat([b.group for b in s.batches(128, True, (0, e))]) for e in (0, 0, 1)]
+    assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2]) and len(drawn[0]) == 4000
+    assert (torch.bincount(drawn[0])/4000 - .25).abs().max() < .03
+
+
+def test_groupdro_lifts_the_worst_group(bench, head):
+    erm = ERM(epochs=5, lr=.1, device="cpu").fit(head, bench)
+    for kw in (dict(), dict(balanced=False, step_size=.1)):
+        m = GroupDRO(epochs=5, lr=.1, device="cpu", **kw).fit(head, bench)
+        assert worst(m, bench) > worst(erm, bench) + .4, kw
+    assert m.group_weights_.iloc[[1, 2]].min() > .1, "the groups whose cue lies, a hundredth of the rows each, weigh much more than that"
+    assert m.history_.val_worst_group.max() == pytest.approx(evaluate(m.model_, bench.val).worst_group)
+
+
+def test_groups_that_training_lacks_weigh_nothing():
+    b = glyphs(n=200)
+    m = GroupDRO(epochs=1, device="cpu").fit(create("small_cnn", 2), b)
+    assert list(m.group_weights_.index) == ["A, cue of A", "A, cue of B", "B, cue of A", "B, cue of B"] and m.group_weights_.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_kill_9_with_group_weights(tmp_path):
+    "A real process, killed at odd moments, ends with the same weights of the network and of the groups, bit for bit"
+    start = lambda folder, out: subprocess.Popen([sys.executable, "-c", RUN, folder, out], env=os.environ | {"MASKTUNE_LOG": os.devnull})
+    for d in ("whole", "killed"): (tmp_path/d).mkdir()
+    assert start(tmp_path/"c1", tmp_path/"whole").wait() == 0
+    folder, kills = tmp_path/"c2", 0
+    for wait in (.05, .6):
+        process, last, seen = start(folder, tmp_path/"killed"), folder/"last.pt", None
+        while process.poll() is None and (not last.exists() or seen is None):
+            seen = last.stat().st_mtime_ns if last.exists() else None
+            time.sleep(.02)
+        time.sleep(wait)
+        if process.poll() is None: process.send_signal(signal.SIGKILL); kills += 1
+        process.wait()
+    assert kills and start(folder, tmp_path/"killed").wait() == 0
+    for name in ("best.pt", "last.pt"): assert fingerprint(load_model(tmp_path/"whole"/name)) == fingerprint(load_model(tmp_path/"killed"/name))
+    for name in ("history.csv", "weights.csv"): assert (tmp_path/"whole"/name).read_text() == (tmp_path/"killed"/name).read_text()
+
+
+class Stop(Exception): pass
+class Interrupted:
+    "An augmentation that stops the run at its n-th batch"
+    def __init__(self, left=None): self.left = left
+    def __repr__(self): return "Interrupted()"
+    def __call__(self, x, g):
+        if self.left is not None: self.left -= 1
+        if self.left == 0: raise Stop
+        return x
+
+
+@pytest.mark.parametrize("make", [lambda **kw: GroupDRO(step_size=.5, **kw), lambda **kw: JTT(first_epochs=1, upweight=3, **kw)], ids=["GroupDRO", "JTT"])
+def test_resumed_is_the_same(make, tmp_path):
+    b, net = noise(160), create("small_cnn", 2)
+    run = lambda left=None, **kw: make(epochs=2, batch_size=16, augment=Interrupted(left), device="cpu").fit(net, b, **kw)
+    whole = run()
+    for left in (4, 9):
+        with pytest.raises(Stop): run(left, checkpoint=tmp_path)
+    again = run(checkpoint=tmp_path)
+    assert fingerprint(again.last_) == fingerprint(whole.last_) and fingerprint(again.model_) == fingerprint(whole.model_) and again.history_.equals(whole.history_)
+    if isinstance(whole, GroupDRO): assert again.group_weights_.equals(whole.group_weights_) and whole.group_weights_.std() > .001
+
+
+def test_jtt_does_what_it_says(bench, head, monkeypatch):
+    "The error set is what the first run gets wrong; the second run, anew, sees it `upweight` times"
+    import masktune.baselines as baselines
+    fits = []
+    monkeypatch.setattr(baselines, "ERM", type("Spy", (ERM,), dict(fit=lambda self, net, b, c=None: (fits.append((self.epochs, net, b)), ERM.fit(self, net, b, c))[1])))
+    m = JTT(epochs=4, lr=.1, upweight=7, device="cpu").fit(head, bench)
+    (first, net1, b1), (second, net2, b2) = fits
+    assert (first, second) == (1, 4) and net1 is head and net2 is head and b1 is bench
+    alone = ERM(epochs=1, lr=.1, device="cpu").fit(head, bench).last_
+    wrong = (~predict(alone, bench.train).correct).nonzero()[:, 0]
+    assert m.error_set_.equal(wrong) and 0 < len(wrong) < 500
+    counts = torch.zeros(len(bench.train))
+    positions = {tuple(v): i for i, v in enumerate(bench.train.values.tolist())}
+    for v in b2.train.values.tolist(): counts[positions[tuple(v)]] += 1
+    assert (counts[wrong] == 7).all() and counts.sum() == len(bench.train) + 6*len(wrong)
+    assert fits[0][2].train is bench.train and m.sees == "class labels"
+
+
+def test_jtt_lifts_the_worst_group(bench, head):
+    erm, jtt = ERM(epochs=5, lr=.1, device="cpu").fit(head, bench), JTT(epochs=5, lr=.1, device="cpu").fit(head, bench)
+    assert worst(jtt, bench) > worst(erm, bench) + .3
+
+
+def test_what_is_refused():
+    b = noise(64)
+    bare = Split.from_tensors(b.train.images, b.train.labels)
+    with pytest.raises(ValueError, match="GroupDRO needs groups, and bare has none in train"): GroupDRO().fit(create("small_cnn", 2), Benchmark("bare", bare, b.val, {}))
+    with pytest.raises(ValueError, match="none in val"): GroupDRO().fit(create("small_cnn", 2), Benchmark("bare", b.train, bare, {}))
+    assert "groups of training" in repr(GroupDRO()) and "'class labels'" in repr(JTT())
+
+
+def test_the_comparison(tmp_path):
+    "A row for ERM and one for the method named, in every seed, with the paired difference"
+    run("comparison", tmp_path, data="glyphs", epochs=1, method="LastLayer", n_seeds=2, device="cpu")
+    table = pd.read_csv(tmp_path/"table.csv")
+    assert table.method.tolist() == ["ERM", "LastLayer"]*2 and table.seed.tolist() == [0, 0, 1, 1] and (table.sees == "class labels").all()
+    worst = table.pivot(index="seed", columns="method", values="worst_group")
+    assert f"{(worst.LastLayer - worst.ERM).mean():+.1f}" in (tmp_path/"table.md").read_text().splitlines()[-1]
