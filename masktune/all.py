@@ -15,4 +15,7 @@ from masktune.training import *
 from masktune.masking import *
 from masktune.saliency import *
 from masktune.finetune import *
+from masktune.heads import *
+from masktune.neurontune import *
+from masktune.baselines import *
 from masktune.runs import *

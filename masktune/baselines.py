@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['GroupDRO', 'JTT']
 
-# %% ../nbs/15_baselines.ipynb #b0866387
+# %% ../nbs/15_baselines.ipynb #2b449eb4
 import copy
 from dataclasses import dataclass, field, fields
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
@@ -18,7 +19,7 @@ from .heads import balanced_weights
 from .metrics import predict, report
 from .training import ERM, Training, augmented, prepared, train
 
-# %% ../nbs/15_baselines.ipynb #f4386d76
+# %% ../nbs/15_baselines.ipynb #2fcc4362
 class _GroupBalanced(Split):
     "The same images, drawn with replacement: a random group, then a random image of it"
     def _order(self, seed): return torch.multinomial(balanced_weights(self, "groups"), len(self), True, generator=rng(seed, "order"))
@@ -66,7 +67,7 @@ def _by_groups(net, val):
     found = report(predict(net, val))
     return dict(val_accuracy=found.accuracy, val_worst_group=found.worst_group)
 
-# %% ../nbs/15_baselines.ipynb #f26a543e
+# %% ../nbs/15_baselines.ipynb #8b5b2fe0
 @dataclass(kw_only=True)
 class JTT(Training):
     "Just train twice: what a short first run gets wrong counts more in the second (Liu et al. 2021)"

@@ -6,7 +6,7 @@
 __all__ = ['Features', 'pooled', 'on_features', 'balanced_weights', 'balanced_sample', 'halves', 'fit_head', 'HeadMethod',
            'with_head', 'worst_group', 'LastLayer', 'DFR', 'AFR']
 
-# %% ../nbs/12_heads.ipynb #f6b3db45
+# %% ../nbs/12_heads.ipynb #8b950379
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from .metrics import gathered, predict, report
 from .models import Network, evaluating, wrap
 from .training import Method
 
-# %% ../nbs/12_heads.ipynb #606f29ab
+# %% ../nbs/12_heads.ipynb #1cfba4e8
 class Features(Split):
     "One vector a row, with labels and, where they are known, groups"
     @property
@@ -55,7 +55,7 @@ def _halves(values):
     if not half.isfinite().all(): raise ValueError("some features are not finite as half floats (largest: 65,504): scale them down, or look for a division by zero where they come from.")
     return half
 
-# %% ../nbs/12_heads.ipynb #931031b9
+# %% ../nbs/12_heads.ipynb #81819eed
 def pooled(
     model,               # any network
     split:Split,         # the images; Features are given back as they are
@@ -84,7 +84,7 @@ def _load(file, made_from):
         if kept.get("made_from", {}).get(what) != value: raise ValueError(f"{file} is stale: it was made from other {what}. Delete it, or name another file.")
     return kept["values"]
 
-# %% ../nbs/12_heads.ipynb #93ac480a
+# %% ../nbs/12_heads.ipynb #cbb0d3aa
 def on_features(
     model,           # a network, or an nn.Linear
 ) -> Network:
@@ -94,7 +94,7 @@ def on_features(
     net.fresh = getattr(model, "fresh", False)
     return net
 
-# %% ../nbs/12_heads.ipynb #cd96e62b
+# %% ../nbs/12_heads.ipynb #56c3b342
 def _present(numbers, names, what):
     "The numbers that are wanted and there, each with its rows"
     found = {int(k): (numbers == k).nonzero()[:, 0] for k in numbers.unique()}
@@ -136,7 +136,7 @@ def halves(
     parts = [rows[torch.randperm(len(rows), generator=generator)] for rows in _present(*_by(features, by)).values()]
     return torch.cat([p[:len(p)//2] for p in parts]).sort().values, torch.cat([p[len(p)//2:] for p in parts]).sort().values
 
-# %% ../nbs/12_heads.ipynb #9a88204c
+# %% ../nbs/12_heads.ipynb #a7ea4973
 def _moments(x):
     "Mean and standard deviation of each column; 1 where it never changes"
     mean = x.mean(0)
@@ -158,7 +158,8 @@ def fit_head(
     "The linear head with the smallest penalised loss, full batch"
     device = pick_device(device)
     x, y = features.values.to(device).float(), features.labels.to(device)
-    w = torch.ones(len(x), device=device) if weights is None else torch.as_tensor(weights).float().to(device)
+    exact = torch.float if device.type == "mps" else torch.double      # the losses are summed in doubles: in floats the line search gives up early
+    w = (torch.ones(len(x)) if weights is None else torch.as_tensor(weights)).to(device, exact)
     w = w/w.sum()
     shift, scale = torch.zeros(x.shape[1], device=device), torch.ones(x.shape[1], device=device)
     if standardise is not None: shift, scale = _moments(x if standardise is features else standardise.values.to(device).float())
@@ -169,7 +170,8 @@ def fit_head(
     held = start if towards is not None else start[:, :-1]
     def smooth(P):
         W = P[:, :-1]/scale
-        loss = F.cross_entropy((W@x.T + (P[:, -1] - W@shift)[:, None]).T, y, reduction="none")@w
+        logits = (W@x.T + (P[:, -1] - W@shift)[:, None]).T.to(w.dtype)
+        loss = F.cross_entropy(logits, y, reduction="none")@w
         return loss + l2/2*(P[:, :held.shape[1]] - held).square().sum()
     P = _smallest(smooth, start, l1, steps, tol)
     W = P[:, :-1]/scale
@@ -185,7 +187,7 @@ def _smallest(smooth, start, l1, steps, tol):
         grad, = torch.autograd.grad(loss := smooth(P), P)
         return loss.item() + (price*v).sum().item(), (signs*grad + price).flatten().double().cpu().numpy()
     first = ((signs*start).clamp(min=0) if l1 else start).flatten().double().cpu().numpy()
-    found = minimize(both, first, jac=True, method="L-BFGS-B", bounds=[(0, None)]*len(first) if l1 else None, options=dict(maxiter=steps, maxfun=2*steps, maxcor=20, gtol=tol, ftol=1e-10))
+    found = minimize(both, first, jac=True, method="L-BFGS-B", bounds=[(0, None)]*len(first) if l1 else None, options=dict(maxiter=steps, maxfun=2*steps, maxcor=20, gtol=tol, ftol=0))
     return (signs*torch.from_numpy(found.x).float().to(start.device).view(len(signs), *start.shape)).sum(0)
 
 def _linear(W, b):
@@ -194,7 +196,7 @@ def _linear(W, b):
     head.load_state_dict(dict(weight=W.cpu(), bias=b.cpu()))
     return head
 
-# %% ../nbs/12_heads.ipynb #fd6c5123
+# %% ../nbs/12_heads.ipynb #5794f6e3
 @dataclass(kw_only=True)
 class HeadMethod(Method):
     "A method that leaves everything below the head as it is"
@@ -246,7 +248,7 @@ def worst_group(
     "Accuracy of the worst group"
     return report(predict(on_features(head), features, 65536)).worst_group
 
-# %% ../nbs/12_heads.ipynb #6e36082c
+# %% ../nbs/12_heads.ipynb #7cc3cab7
 @dataclass(kw_only=True)
 class LastLayer(HeadMethod):
     "A new head by logistic regression on standardised features"
@@ -268,7 +270,7 @@ class LastLayer(HeadMethod):
 
 LastLayer.sees = property(lambda self: "class labels" + (f", groups of {'training' if self.on == 'train' else 'validation'}" if self.balance == "groups" else ""))
 
-# %% ../nbs/12_heads.ipynb #55b6610b
+# %% ../nbs/12_heads.ipynb #be5da03f
 @dataclass(kw_only=True)
 class DFR(HeadMethod):
     "Deep feature reweighting: ℓ1 heads on group-balanced validation features, averaged (Kirichenko et al. 2023)"
@@ -299,7 +301,7 @@ def _covered(bench):
     lacking = [bench.train.group_names[k] for k in bench.train.groups.unique() if not (bench.val.groups == k).any()]
     if lacking: raise ValueError(f"{bench.name} has no validation image of {', '.join(lacking)}: there is nothing to balance. Divide it otherwise, or take a method that needs no groups.")
 
-# %% ../nbs/12_heads.ipynb #365c3d70
+# %% ../nbs/12_heads.ipynb #c7796914
 @dataclass(kw_only=True)
 class AFR(HeadMethod):
     "Automatic feature reweighting: rows weigh exp(−γ·probability of the label) (Qiu et al. 2023, equation 3)"
