@@ -6,7 +6,7 @@
 __all__ = ['important', 'feature_maps', 'sheet', 'Answers', 'candidates', 'ask', 'spuriosity', 'Ranking', 'spurious_gap',
            'separating', 'SpuriosityRanking']
 
-# %% ../nbs/14_spuriosity.ipynb #d51a9d94
+# %% ../nbs/14_spuriosity.ipynb #215ae734
 import copy, io, json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from .models import wrap
 from .plots import overlay, rows
 from .saliency import cam
 
-# %% ../nbs/14_spuriosity.ipynb #ed82f0e3
+# %% ../nbs/14_spuriosity.ipynb #c10c382d
 def important(
     features:Features,  # of labelled images
     head:nn.Linear,      # what weighs them
@@ -38,7 +38,7 @@ def important(
         found += [{"class": features.class_names[k], "feature": i, "importance": v} for i, v in zip(best.indices.tolist(), best.values.tolist())]
     return pd.DataFrame(found)
 
-# %% ../nbs/14_spuriosity.ipynb #c3f771d8
+# %% ../nbs/14_spuriosity.ipynb #d23403ec
 def feature_maps(
     model,               # any network
     x,                   # float N×C×H×W in [0, 1]
@@ -49,7 +49,7 @@ def feature_maps(
     only = F.one_hot(torch.tensor([feature]), net.head.in_features).float()
     return cam(with_head(net, _linear(only, torch.zeros(1))), x, "layercam", 0)
 
-# %% ../nbs/14_spuriosity.ipynb #ac07475b
+# %% ../nbs/14_spuriosity.ipynb #71f58060
 def sheet(
     model,               # any network
     split:Split,         # images to show
@@ -70,7 +70,7 @@ def sheet(
     titles = [f"most {i + 1}" for i in range(n)] + [f"least {n - i}" for i in range(n)]
     return rows({t: [line[j] for line in lines] for j, t in enumerate(titles)}, labels=[f"feature {f}" for f in features], scale=.9)
 
-# %% ../nbs/14_spuriosity.ipynb #bc079162
+# %% ../nbs/14_spuriosity.ipynb #3ff99cc7
 @dataclass
 class Answers:
     "Which features a person called spurious"
@@ -105,11 +105,12 @@ class Answers:
         if odd: raise ValueError(f"{path} has the answer {odd[0]!r}; there are true (spurious), false (core) and null (not answered).")
         return cls(asked, kept.get("made_from"))
 
+    def __repr__(self): return f"Answers({sum(map(len, self.spurious.values()))} of {sum(map(len, self.asked.values()))} features spurious)"
     def _repr_markdown_(self):
         said = {True: "spurious", False: "core", None: "?"}
         return pd.DataFrame([{"class": c, "feature": f, "answer": said[yes]} for c, fs in self.asked.items() for f, yes in fs.items()]).to_markdown(index=False)
 
-# %% ../nbs/14_spuriosity.ipynb #44421fb0
+# %% ../nbs/14_spuriosity.ipynb #432f79a1
 def _identity(net): return fingerprint(net.backbone, net.neck, net.mean, net.std)
 
 def _weighing(net, features):
@@ -128,7 +129,7 @@ def candidates(
     table = important(features, _weighing(net, features), top)
     return Answers({c: dict.fromkeys(part.feature.tolist()) for c, part in table.groupby("class", sort=False)}, _identity(net))
 
-# %% ../nbs/14_spuriosity.ipynb #6bde0d55
+# %% ../nbs/14_spuriosity.ipynb #9cf581db
 def ask(
     model,               # the network that the questions are about
     split:Split,         # images to show
@@ -152,7 +153,7 @@ def ask(
         parts += [ipywidgets.HTML(f"<b>{klass}</b>: which of these features are spurious?"), ipywidgets.Image(value=png.getvalue(), format="png"), *(box(klass, f) for f in asked)]
     return ipywidgets.VBox(parts)
 
-# %% ../nbs/14_spuriosity.ipynb #a43df05a
+# %% ../nbs/14_spuriosity.ipynb #3ddfc815
 def spuriosity(
     features:Features,  # of labelled images
     spurious:dict,       # class number -> its spurious features
@@ -193,7 +194,7 @@ class Ranking:
 
     def _repr_markdown_(self): return self.table().groupby("class", sort=False).head(3).to_markdown(index=False, floatfmt=".2f") + f"\n\n{int((~self.score.isnan()).sum()):,} ranked images of {len(self.spurious)} classes; the first three of each"
 
-# %% ../nbs/14_spuriosity.ipynb #0d65e70c
+# %% ../nbs/14_spuriosity.ipynb #42e25f12
 def spurious_gap(
     ranking:Ranking,     # of the images that were predicted
     predictions:Predictions,
@@ -210,7 +211,7 @@ def spurious_gap(
         found.append({"class": name, "k": n, "top": top, "bottom": bottom, "gap": top - bottom})
     return pd.DataFrame(found)
 
-# %% ../nbs/14_spuriosity.ipynb #a7d2ec1a
+# %% ../nbs/14_spuriosity.ipynb #6f943cbd
 def separating(
     features:Features,   # with groups
     table:pd.DataFrame,  # class and feature, as `important` gives them
@@ -229,7 +230,7 @@ def separating(
         if area >= least: found.setdefault(k, []).append(int(f))
     return found
 
-# %% ../nbs/14_spuriosity.ipynb #6e46c338
+# %% ../nbs/14_spuriosity.ipynb #f331f4f9
 @dataclass(kw_only=True)
 class SpuriosityRanking(HeadMethod):
     "Tune the head on the least spurious images of each class (Moayeri et al. 2023, section 5)"
@@ -241,7 +242,7 @@ class SpuriosityRanking(HeadMethod):
     k:int = None                 # images at either end of the gap; None: a fifth of the class
     gap:float = .05              # stop once the gap on validation is smaller
     epochs:int = 100             # passes over the images, at most
-    lr:float = .001              # learning rate of SGD with momentum .9
+    lr:float = .01               # learning rate of SGD with momentum .9 (the released code: .001, on ImageNet)
     batch_size:int = 128         # rows a step, and images at a time where features are computed
 
     def fit(self,
@@ -273,6 +274,8 @@ class SpuriosityRanking(HeadMethod):
         features = pooled(encoder, images, self.batch_size)
         named = self.spurious_ if model is None and hasattr(self, "spurious_") else self._named(encoder, features)
         return Ranking(spuriosity(features, named), images, named)
+
+    def _repr_markdown_(self): return super()._repr_markdown_().replace(repr(self.encoder), "None" if self.encoder is None else f"a {type(self.encoder).__name__}")
 
     def _named(self, encoder, features):
         "class number -> its spurious features, checked"
