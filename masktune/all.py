@@ -15,8 +15,10 @@ from masktune.training import *
 from masktune.masking import *
 from masktune.saliency import *
 from masktune.finetune import *
+from masktune.ule import *
 from masktune.heads import *
 from masktune.neurontune import *
+from masktune.spuriosity import *
 from masktune.baselines import *
 from masktune.selective import *
 from masktune.runs import *
