@@ -33,7 +33,7 @@ def test_biased_mnist_leaves_its_record(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [
-    dict(bias="two_squares", method="MaskTune", iterations=2),
+    pytest.param(dict(bias="two_squares", method="MaskTune", iterations=2), marks=pytest.mark.slow),
     pytest.param(dict(bias="none", method="ERM"), marks=pytest.mark.slow),
     pytest.param(dict(bias="foreground", draw="random", val_conflicting=.5), marks=pytest.mark.slow),
 ], ids=str)
