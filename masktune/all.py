@@ -21,4 +21,5 @@ from masktune.neurontune import *
 from masktune.spuriosity import *
 from masktune.baselines import *
 from masktune.selective import *
+from masktune.compare import *
 from masktune.runs import *

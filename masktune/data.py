@@ -370,6 +370,10 @@ class Benchmark:
         tests:dict,      # name -> Split
     ): self.name, self.train, self.val, self.tests = name, train, val, dict(tests)
 
+    def fingerprints(self) -> dict:
+        "split -> 16 digits that stand for its images and their order"
+        return {part: s.fingerprint() for part, s in dict(train=self.train, val=self.val, **self.tests).items()}
+
     @property
     def class_names(self): return self.train.class_names
     @property

@@ -42,12 +42,12 @@ def _begin(settings, model, n_classes):
     "(a copy of the network to start from, the network that looks first, what ERM's optimiser remembers, the learning rate)"
     s, lr = settings, settings.lr
     if not isinstance(model, ERM):
-        net = prepared(model, s, True, n_classes)
+        net = prepared(model, s, n_classes)
         return net, net, None, .001 if lr is None else lr
     if not hasattr(model, "model_"): raise ValueError("this ERM has not been fitted: call ERM(...).fit(network, bench) first.")
     both = dict(best=model.model_, last=model.last_)
     start, looks = one_of("start", s.start, both), one_of("looks", s.looks or s.start, both)
-    net = prepared(both[start], s, True, n_classes)
+    net = prepared(both[start], s, n_classes)
     return net, net if looks == start else both[looks], model.optimizer_ if s.keep_momentum else None, float(model.history_.lr.iloc[-1]) if lr is None else lr
 
 def _optimizer(net, settings, memory=None):
@@ -76,6 +76,7 @@ class MaskTune(Training):
     looks:str = None             # whose maps, of a fitted ERM: its "best" (validation) or its "last" weights
     start:str = None             # what is fine-tuned, of a fitted ERM: its "best" or its "last" weights
     keep_momentum:bool = None    # go on with what ERM's optimiser remembers, where a fitted ERM is given
+    needs_trained = True
     _moves = False               # whether masks are moved to random places
 
     def fit(self,

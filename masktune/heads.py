@@ -202,6 +202,7 @@ class HeadMethod(Method):
     "A method that leaves everything below the head as it is"
     batch_size:int = 256         # images at a time, where features are computed
 
+    needs_trained = True
     refines = True               # whether it starts from the head it is given; else that one is only replaced
 
     def fit(self,

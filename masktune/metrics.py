@@ -80,7 +80,7 @@ class Report:
     worst_group:float        # lowest group accuracy; None where groups are unknown
     worst_class:float        # lowest class accuracy
     balanced:float           # plain mean of the group (or class) accuracies
-    adjusted:float           # weighted by the groups' shares in training; None unless `train` was given
+    adjusted:float           # weighted by the groups' shares in training; None unless `train` was given and has some of them
 
     def _repr_markdown_(self):
         named = {"accuracy (each image once)": self.accuracy, "worst group": self.worst_group, "worst class": self.worst_class,
@@ -109,7 +109,7 @@ def report(
     if train is not None and known:
         if train.groups is None: raise ValueError("the adjusted average needs the groups of the training split, and it has none.")
         share = torch.bincount(train.groups, minlength=len(p.group_names))[groups.index.tolist()].double().numpy()
-        adjusted = float((groups.accuracy*share).sum()/share.sum())
+        adjusted = float((groups.accuracy*share).sum()/share.sum()) if share.sum() else None
     return Report(p, groups.reset_index(drop=True), p.accuracy, float(groups.accuracy.min()) if known else None,
                   float(classes.accuracy.min()), float(groups.accuracy.mean()), adjusted)
 

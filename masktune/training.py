@@ -30,6 +30,8 @@ class Method:
     device:str = None            # None: the first GPU, else Apple's, else the CPU
     sees:str = field(default="class labels", init=False)   # the labels that `fit` looks at
 
+    needs_trained = False        # whether `fit` goes on from a trained network; else it trains the one it is given
+
     def _learned(self): return ""
     def _repr_markdown_(self):
         set_ = {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
@@ -199,12 +201,11 @@ def train(
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
-    trained:bool=False,  # whether the method needs a trained one
     n_classes:int=None,  # what its head must tell apart; None: not checked
 ) -> Network:
     "A copy of `model` on the device, in the layout that the settings ask for"
     net = wrap(model)
-    if trained and net.fresh: raise ValueError(f"{type(settings).__name__} starts from a trained network, and this one still has random weights: fit ERM first, or load a checkpoint.")
+    if settings.needs_trained and net.fresh: raise ValueError(f"{type(settings).__name__} starts from a trained network, and this one still has random weights: fit ERM first, or load a checkpoint.")
     if n_classes and net.n_classes != n_classes: raise ValueError(f"the network tells {net.n_classes} classes apart, and the data have {n_classes}: give it a head of {n_classes}, for example create(name, {n_classes}).")
     net, device = copy.deepcopy(net), pick_device(settings.device)
     return net.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
