@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['COLOURS', 'HEAT', 'picture', 'grid', 'overlay', 'hidden', 'rows', 'bars', 'curves']
 
-# %% ../nbs/01_plots.ipynb #0e3dae0b
+# %% ../nbs/01_plots.ipynb #e3d088dd
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.ticker import MaxNLocator
 
-# %% ../nbs/01_plots.ipynb #97bae26e
+# %% ../nbs/01_plots.ipynb #cf0bdf5c
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]   # Okabe & Ito 2008
 HEAT = "inferno"
 
-# %% ../nbs/01_plots.ipynb #7f1ad26b
+# %% ../nbs/01_plots.ipynb #0d318cb2
 def picture(
     image,           # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
 ) -> np.ndarray:     # H×W×3 floats in [0, 1]
@@ -26,7 +26,7 @@ def picture(
     if a.ndim == 2: a = a[None]
     return np.repeat(a, 3, 0).transpose(1, 2, 0) if len(a) == 1 else a[:3].transpose(1, 2, 0)
 
-# %% ../nbs/01_plots.ipynb #92e29976
+# %% ../nbs/01_plots.ipynb #2ac53b10
 def grid(
     images,          # N pictures
     titles=None,     # N captions
@@ -44,7 +44,7 @@ def grid(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #e0ccdec7
+# %% ../nbs/01_plots.ipynb #805db678
 def overlay(
     image,           # the picture
     heat,            # h×w map ≥ 0, of any size; scaled by its largest value
@@ -68,7 +68,7 @@ def hidden(
     a[m] = colour
     return a
 
-# %% ../nbs/01_plots.ipynb #bd0ddc62
+# %% ../nbs/01_plots.ipynb #c363c31f
 def rows(
     columns:dict,    # column title -> N pictures (H×W×3 arrays or tensors as in `picture`)
     captions:dict={},# column title -> N captions; "✗ ..." is set in red
@@ -93,7 +93,7 @@ def rows(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #44bedd16
+# %% ../nbs/01_plots.ipynb #da97c390
 def bars(
     table:pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
     columns,         # what is measured; one cluster of bars each
@@ -103,6 +103,7 @@ def bars(
 ):
     "Means as bars, every single measurement as a dot, the standard deviation as a whisker where there are two or more"
     names, groups = list(dict.fromkeys(table[by])), table.groupby(by, sort=False)[list(columns)]
+    if len(names) > 5: return _lying(names, groups, columns, unit, titles)
     n, at = groups.size(), np.arange(len(columns))
     width = .8/len(names)
     fig, ax = plt.subplots(figsize=(1.2 + 1.5*len(columns), 3.2), layout="constrained")
@@ -121,7 +122,24 @@ def bars(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #3f2cda5d
+def _lying(names, groups, columns, unit, titles):
+    "The same for many methods: a line each, a panel for each column"
+    n, at = groups.size(), np.arange(len(names))
+    fig, axes = plt.subplots(1, len(columns), sharey=True, squeeze=False, figsize=(2 + 2.4*len(columns), .9 + .28*len(names)), layout="constrained")
+    for ax, column, title in zip(axes[0], columns, titles or columns):
+        each = [groups.get_group(name)[column].to_numpy(float) for name in names]
+        ax.barh(at, [v.mean() for v in each], .75, color=COLOURS[0], xerr=[v.std(ddof=1) if len(v) > 1 else 0 for v in each], capsize=2, error_kw=dict(lw=1))
+        ax.scatter(np.concatenate(each), np.repeat(at, [len(v) for v in each]), s=7, color="black", alpha=.6, zorder=3, lw=0)
+        low, high = min(0, *map(np.min, each)), max(100 if min(map(np.min, each)) >= 0 else 0, *map(np.max, each))
+        for y, v in zip(at, each): ax.text(1.03, y, f"{v.mean():.0f}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
+        ax.set(xlim=(low, high), title=title, xlabel=unit)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(at, [f"{name} (n={n[name]})" for name in names])
+    axes[0, 0].invert_yaxis()
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/01_plots.ipynb #11709d74
 def curves(
     lines:dict,      # name -> list of numbers
     x=None,          # where they stand; None: 1, 2, 3, ...
