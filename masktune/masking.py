@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from .core import one_of
 
@@ -53,6 +52,7 @@ def hide(
 ) -> torch.Tensor:   # like x
     "The pictures with the masked pixels filled"
     if fill == "blur":
+        from torchvision.transforms.v2.functional import gaussian_blur     # torchvision takes seconds to import
         other = gaussian_blur(x, 2*(x.shape[-1]//4) + 1, x.shape[-1]/8)
     elif isinstance(fill, str): other = x.new_zeros(()) if one_of("fill", fill, ["black", "blur", "a value for each channel"]) == "black" else None
     else: other = torch.as_tensor(fill, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)

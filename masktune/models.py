@@ -211,7 +211,6 @@ def create(
     seed:int=0,      # of the first weights
 ) -> Network:
     "A network by name; the same seed gives the same first weights, and the global random state stays as it was"
-    import torchvision
     source = dict(name=name, n_classes=n_classes, mean=mean, std=std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -228,6 +227,7 @@ def create(
             size = net.default_cfg["input_size"][-1]
             if pretrained and mean is None: source |= {k: tuple(net.default_cfg[k]) for k in ("mean", "std")}
         else:
+            import torchvision
             one_of("network", name, [*OURS, *torchvision.models.list_models(module=torchvision.models), "timm/NAME"])
             net, size = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None), 224
         wrapped = wrap(net, source["mean"], source["std"], size, source)

@@ -18,7 +18,7 @@ from torch import nn
 
 from .core import one_of, rng, share
 from .data import Benchmark, Split
-from .heads import _linear, with_head
+from .heads import head_of, with_head
 from .metrics import Predictions, predict
 from .models import Network, evaluating
 from .plots import curves
@@ -115,7 +115,7 @@ def with_abstention(
     "`net` with one more output"
     W, b = (p.detach().cpu() for p in (net.head.weight, net.head.bias))
     new = torch.randn(1, W.shape[1], generator=rng(seed, "abstention"))/W.shape[1]**.5
-    return with_head(net, _linear(torch.cat([W, new]), torch.cat([b, torch.zeros(1)])))
+    return with_head(net, head_of(torch.cat([W, new]), torch.cat([b, torch.zeros(1)])))
 
 def gamblers_loss(
     logits,          # N×(K+1); the last is the abstention's

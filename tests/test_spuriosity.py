@@ -9,10 +9,10 @@ from torch import nn
 
 from masktune.core import fingerprint, rng
 from masktune.data import Benchmark, Split
-from masktune.heads import Features, _linear, pooled
+from masktune.heads import Features, head_of, pooled
 from masktune.metrics import Predictions, predict
 from masktune.models import Network, create
-from masktune.spuriosity import Answers, Ranking, SpuriosityRanking, ask, candidates, feature_maps, important, separating, spuriosity, spurious_gap
+from masktune.spuriosity import Annotations, Ranking, SpuriosityRanking, ask, candidates, feature_maps, important, separating, spuriosity, spurious_gap
 from masktune.training import ERM
 
 
@@ -64,7 +64,7 @@ def test_scores_are_z_scores_within_the_class():
 
 def test_importance_is_mean_activation_times_weight_over_all_images_of_the_class():
     f = Features.from_tensors(torch.tensor([[1., 5, 0], [3, 5, 0], [0, 0, 8]]), [0, 0, 1], class_names=["a", "b"])
-    table = important(f, _linear(torch.tensor([[4., 1, 9], [1, 1, -1]]), torch.zeros(2)), top=2)
+    table = important(f, head_of(torch.tensor([[4., 1, 9], [1, 1, -1]]), torch.zeros(2)), top=2)
     assert table.values.tolist() == [["a", 0, 8.], ["a", 1, 5.], ["b", 0, 0.], ["b", 1, 0.]]
 
 
@@ -136,15 +136,15 @@ def test_answers_survive_a_file_and_a_broken_one_is_refused(planted, tmp_path):
     assert answers.spurious == {} and {c: len(fs) for c, fs in answers.asked.items()} == {"a": 5, "b": 5}
     first = next(iter(answers.asked["a"]))
     answers.mark("a", first).save(file)
-    assert Answers.load(file) == answers and answers.spurious == {"a": [first]}
+    assert Annotations.load(file) == answers and answers.spurious == {"a": [first]}
     ranking = SpuriosityRanking(spurious=file).rank(bench, net)
     assert ranking.spurious == {0: [first]} and ranking.score[bench.train.labels == 1].isnan().all() and len(ranking.table()) == 300
     good = json.loads(file.read_text())
     for broken, said in (("{", "damaged"), ("[]", "holds no answers"), (json.dumps(good | dict(asked={"a": {"1": "yes"}})), "answer 'yes'"), (json.dumps(good | dict(asked={"a": {"1": 1}})), "answer 1"),
                          (json.dumps(good | dict(asked={"a": {"x": True}})), "damaged"), (json.dumps(good | dict(asked=[1])), "damaged")):
         file.write_text(broken)
-        with pytest.raises(ValueError, match=said): Answers.load(file)
-    with pytest.raises(FileNotFoundError, match="candidates"): Answers.load(tmp_path/"none.json")
+        with pytest.raises(ValueError, match=said): Annotations.load(file)
+    with pytest.raises(FileNotFoundError, match="candidates"): Annotations.load(tmp_path/"none.json")
     with pytest.raises(ValueError, match="class='z' is not known"): answers.mark("z", first)
     with pytest.raises(ValueError, match="feature=99 is not known"): answers.mark("a", 99)
 
@@ -157,9 +157,9 @@ def test_a_click_is_an_answer(planted, tmp_path):
     boxes = [c for c in form.children if isinstance(c, ipywidgets.Checkbox)]
     assert len(boxes) == 4 and sum(isinstance(c, ipywidgets.Image) for c in form.children) == 2
     boxes[2].value = True
-    assert Answers.load(tmp_path/"clicked.json") == answers and answers.spurious == {"b": [list(answers.asked["b"])[0]]}
+    assert Annotations.load(tmp_path/"clicked.json") == answers and answers.spurious == {"b": [list(answers.asked["b"])[0]]}
     boxes[2].value = False
-    assert Answers.load(tmp_path/"clicked.json").spurious == {}
+    assert Annotations.load(tmp_path/"clicked.json").spurious == {}
 
 
 def test_the_map_of_a_feature_behind_a_mean_is_its_channel(planted):
@@ -172,7 +172,7 @@ def test_the_map_of_a_feature_behind_a_mean_is_its_channel(planted):
 def test_it_refuses_what_it_cannot_do(planted):
     bench, _, net = planted
     for make, said in ((dict(), "nobody has said which features are spurious"), (dict(spurious={}), "no feature is called spurious"), (dict(spurious={"a": [99]}), "there is no feature 99 among 32"),
-                       (dict(spurious={"z": [1]}), "class='z' is not known"), (dict(spurious=Answers({"a": {1: True}}, "another")), "features of another network"), (dict(spurious="groups", images="best"), "images='best'")):
+                       (dict(spurious={"z": [1]}), "class='z' is not known"), (dict(spurious=Annotations({"a": {1: True}}, "another")), "features of another network"), (dict(spurious="groups", images="best"), "images='best'")):
         with pytest.raises(ValueError, match=said): SpuriosityRanking(**make).fit(net, bench)
     with pytest.raises(ValueError, match="needs a network to look through"): SpuriosityRanking(spurious="groups").rank(bench)
     with pytest.raises(ValueError, match="still has random weights"): SpuriosityRanking(spurious="groups").fit(create("small_cnn", 2), bench)
