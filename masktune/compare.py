@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'HISTORY', 'settled', 'methods', 'measure', 'Comparison', 'compare', 'looks']
 
-# %% ../nbs/17_compare.ipynb #d9fa3d15
+# %% ../nbs/17_compare.ipynb #c3ca9b9b
 import time
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from .spuriosity import SpuriosityRanking
 from .training import ERM
 from .ule import ULE
 
-# %% ../nbs/17_compare.ipynb #2b1bdd8e
+# %% ../nbs/17_compare.ipynb #e192fa1f
 def settled(
     given:dict,      # the experiment's parameters; None: the scale decides
     **scales,        # e.g. mini=dict(epochs=1), full=dict(epochs=20)
@@ -43,7 +43,7 @@ def settled(
     print(f"results go to {s.out}; computing on {s.device}")
     return s
 
-# %% ../nbs/17_compare.ipynb #68b39e5e
+# %% ../nbs/17_compare.ipynb #21d42d05
 METHODS = {   # name -> (settings of the run, what all methods share, what those share that train a whole network) -> method
     "ERM":         lambda s, all, whole: ERM(**whole),
     "RandomMask":  lambda s, all, whole: RandomMask(**whole | dict(epochs=1, lr=s.finetune_lr, k=s.k, start=s.weights)),
@@ -72,14 +72,15 @@ def methods(
         return known[name](s, shared, shared | dict(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size, augment=augment))
     return {name: partial(made, name) for name in known if name in asked or name == "ERM"}
 
-# %% ../nbs/17_compare.ipynb #0da0b309
+# %% ../nbs/17_compare.ipynb #56b2549b
 def measure(
-    m,               # a fitted method
+    nets:dict,       # "best" or "last", as its weights are -> network
     bench:Benchmark, # measured on its validation and test splits, or on their pooled Features where only the head counts
-    **tags,          # columns to put in front, e.g. method, seed
+    history=None,    # of a fitted method, `history_`
+    **tags,          # columns to put in front: data, method, seed, sees
 ):                   # (numbers, predictions): two data frames
-    "Accuracies of a method's best and last weights as fractions, and its history"
-    nets, numbers, images = dict(best=m.model_, last=m.last_) if hasattr(m, "last_") else dict(last=m.model_), [], []
+    "Accuracies as fractions, and what of the history others understand"
+    numbers, images = [], []
     if isinstance(bench.val, Features): nets = {weights: on_features(net.head) for weights, net in nets.items()}
     for weights, net in nets.items():
         for name, split in dict(val=bench.val, **bench.tests).items():
@@ -89,8 +90,8 @@ def measure(
             if split.groups is not None: values |= {f"group {g}": a for g, a in zip(found.groups.group, found.groups.accuracy)}
             numbers += [dict(weights=weights, split=name, metric=k, value=v) for k, v in values.items() if v is not None]
             images.append(said.table().assign(weights=weights, split=name))
-    numbers = pd.concat([pd.DataFrame(numbers), _history(m.history_)], ignore_index=True)
-    numbers["epoch"] = numbers.epoch.astype("Int64")
+    numbers = pd.DataFrame(numbers).assign(epoch=pd.array([None]*len(numbers), "Int64"))
+    if history is not None: numbers = pd.concat([numbers, _history(history)], ignore_index=True)
     for frame in (numbers, images := pd.concat(images, ignore_index=True)):
         for i, (k, v) in enumerate(tags.items()): frame.insert(i, k, v)
     return numbers, images
@@ -100,9 +101,9 @@ HISTORY = dict(loss=("train", "loss"), val_accuracy=("val", "accuracy"), val_wor
 def _history(history):
     "The columns of a method's history that others understand, as long rows"
     kept = [dict(weights="last", epoch=i + 1, split=split, metric=metric, value=float(v)) for c, (split, metric) in HISTORY.items() if c in history and "epoch" in history for i, v in enumerate(history[c])]
-    return pd.DataFrame(kept, columns=["weights", "epoch", "split", "metric", "value"])
+    return pd.DataFrame(kept, columns=["weights", "epoch", "split", "metric", "value"]).astype(dict(epoch="Int64", value=float))
 
-# %% ../nbs/17_compare.ipynb #f5021e4f
+# %% ../nbs/17_compare.ipynb #127c4f74
 class Comparison:
     "What `compare` found"
     def __init__(self,
@@ -200,10 +201,12 @@ def compare(
             if seed == s.seed: found.fitted[name] = m
             if asked != ["all"] and name.casefold() not in asked: continue
             if isinstance(m, HeadMethod): heads = heads or _heads(m.model_, here, kept/"features")
-            numbers, images = measure(m, heads if isinstance(m, HeadMethod) else here, **tags)
+            numbers, images = measure(_nets(m), heads if isinstance(m, HeadMethod) else here, m.history_, **tags)
             spent = pd.DataFrame([dict(tags, weights=w, split="train", metric="minutes", value=minutes) for w in numbers.weights.unique()])
             found.add(pd.concat([numbers, spent], ignore_index=True), images)
     return found
+
+def _nets(m): return dict(best=m.model_, last=m.last_) if hasattr(m, "last_") else dict(last=m.model_)
 
 def _heads(net, bench, folder):
     "What the head sees of every split, computed once for all methods that change nothing below it"
@@ -215,7 +218,7 @@ def _given(m, new, erm, weights):
     if not m.needs_trained: return new
     return erm if isinstance(m, MaskTune) or weights == "best" else erm.last_
 
-# %% ../nbs/17_compare.ipynb #08540594
+# %% ../nbs/17_compare.ipynb #296529ff
 def looks(
     nets:dict,       # name -> network; the first is the one whose map is thresholded
     split:Split,     # where to pick images from

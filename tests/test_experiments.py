@@ -15,7 +15,7 @@ from PIL import Image
 from masktune.runs import parameters, run
 
 MASKTUNE = Path(sysconfig.get_path("scripts"))/"masktune"
-NAMES = ["data", "root", "download", "bias", "draw", "conflicting", "val_conflicting", "epochs", "batch_size", "lr", "finetune_lr", "k", "iterations", "accumulate", "method", "seed", "n_seeds", "other_draw", "device", "out"]
+NAMES = ["scale", "data", "root", "download", "bias", "draw", "conflicting", "val_conflicting", "epochs", "batch_size", "lr", "finetune_lr", "k", "iterations", "accumulate", "method", "seed", "n_seeds", "other_draw", "device", "out"]
 
 
 def test_biased_mnist_leaves_its_record(tmp_path, monkeypatch):
