@@ -1,5 +1,5 @@
 "Tables over many runs, against made-up numbers of known answers: means, paired differences, Holm, selection rules, and nothing averaged or missing unsaid."
-import json
+import json, sys, types
 
 import numpy as np
 import pandas as pd
@@ -7,9 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
-from masktune.core import place
+from masktune.core import fingerprint, place, rng
+from masktune.data import Benchmark, Split
+from masktune.finetune import MaskTune
 from masktune.metrics import Predictions
+from masktune.models import create
 from masktune.tables import SELECTIONS, _interval, _wilcoxon, beside, holm, measured, read, select, table
+from masktune.training import ERM, TensorBoard, listening
 
 
 def row(value, metric="worst_group", split="test", method="ERM", seed=0, weights="best", data="birds", epoch=None, sees="class labels"):
@@ -22,13 +26,13 @@ def write(folder, rows, **config):
     (folder/"config.json").write_text(json.dumps(dict(parameters={}, commit="abc") | config))
 
 
-ERM, TUNED = [.30, .32, .28, .31, .29, .33], [.50, .56, .44, .54, .46, .53]
+PLAIN, TUNED = [.30, .32, .28, .31, .29, .33], [.50, .56, .44, .54, .46, .53]
 
 
 @pytest.fixture
 def runs(tmp_path):
     "Six seeds, each in a folder of its own: ERM and MaskTune"
-    for s in range(6): write(tmp_path/f"run{s}", [row(ERM[s], seed=s), row(TUNED[s], seed=s, method="MaskTune")], parameters=dict(epochs=20, seed=s, method="all", out=f"run{s}"))
+    for s in range(6): write(tmp_path/f"run{s}", [row(PLAIN[s], seed=s), row(TUNED[s], seed=s, method="MaskTune")], parameters=dict(epochs=20, seed=s, method="all", out=f"run{s}"))
     return tmp_path
 
 
@@ -66,7 +70,7 @@ def test_nothing_to_read_is_said(tmp_path):
 
 def test_means_and_paired_differences(runs):
     t = table(runs, against="ERM")
-    d = np.array(TUNED) - np.array(ERM)
+    d = np.array(TUNED) - np.array(PLAIN)
     c = cell(t)
     assert np.isclose(c["mean"], np.mean(TUNED)) and np.isclose(c.sd, np.std(TUNED, ddof=1)) and c.n == 6 and c.seeds == [0, 1, 2, 3, 4, 5]
     assert np.isclose(c.difference, d.mean()) and np.isclose(c.p, stats.wilcoxon(d).pvalue) and c.p == c.p_holm == 2/64
@@ -90,7 +94,7 @@ def test_holm_and_wilcoxon_by_hand():
 
 
 def test_several_comparisons_are_corrected_together(runs):
-    for s in range(6): write(runs/f"more{s}", [row(ERM[s] + .01*(s + 1), seed=s, method="JTT"), row(ERM[s] - .01*(s - 2.4), seed=s, method="AFR")])
+    for s in range(6): write(runs/f"more{s}", [row(PLAIN[s] + .01*(s + 1), seed=s, method="JTT"), row(PLAIN[s] - .01*(s - 2.4), seed=s, method="AFR")])
     f = table(runs, against="ERM").frame.set_index("method")
     assert f.p_holm.isna().sum() == 1 and np.isclose(f.p_holm["MaskTune"], 3/32) and np.isclose(f.p_holm["JTT"], 3/32) and f.p_holm["AFR"] == f.p["AFR"]
 
@@ -166,6 +170,11 @@ def test_a_number_that_several_runs_share_counts_once_and_two_answers_to_one_que
     with pytest.raises(ValueError, match="seed 0 of ERM on birds has different numbers from 0.1-0, again"): table(tmp_path, where="method == 'ERM' and finetune_lr == .1")
 
 
+def test_a_shared_number_is_taken_from_the_same_settings_for_every_seed(tmp_path):
+    for name, s, lr in (("a", 0, .1), ("b", 0, .01), ("c", 1, .01), ("d", 1, .1)): write(tmp_path/name, [row(.3 + s/10, seed=s)], parameters=dict(finetune_lr=lr))
+    assert cell(table(tmp_path), "ERM").n == 2, "runs are named by a hash: their order says nothing"
+
+
 def test_missing_cells_and_orders(tmp_path):
     write(tmp_path/"a", [row(.5, data="b"), row(.6, data="a"), row(.7, method="JTT", data="a"), row(30., "minutes", "train"), row(31., "minutes", "train", data="a")], parameters=dict(k=10.))
     write(tmp_path/"b", [row(.5, data="a", method="Z")], parameters=dict(k=9.))
@@ -203,8 +212,11 @@ def test_published_figures_stand_beside_and_mix_with_nothing(tmp_path):
     assert set(both.published.data) == {"Waterbirds"} and set(both.published.metric) <= {"worst_group", "worst_group, largest gain"} and set(both.published.test) == {"test"}
     assert "86.4 ± 1.9" in str(both) and str(both).startswith(ours.caption) and any("not comparable with the original labels" in n for n in both.notes)
     assert {"average", "accuracy"} >= set(beside(table(tmp_path, metric="accuracy"), "results/published.csv").published.metric)
-    write(tmp_path/"x"/"y", [row(.1)])
-    assert any("No published figure" in n for n in beside(table(tmp_path/"x"), "results/published.csv").notes)
+    for s, v in (("original", .6), ("reversed", .2)): write(tmp_path/"x"/"mnist"/s, [row(v, "accuracy", s, data="biased MNIST (full, square)")])
+    mine = beside(table(tmp_path/"x"/"mnist", metric="accuracy", split="reversed"), "results/published.csv").published
+    assert set(mine.data) == {"biased MNIST"} and set(mine.test) == {"reversed"}, "the same test, not only the same data"
+    write(tmp_path/"none", [row(.1)])
+    assert any("No published figure" in n for n in beside(table(tmp_path/"none"), "results/published.csv").notes)
 
 
 def test_every_published_figure_has_its_source_and_none_is_from_memory():
@@ -224,3 +236,49 @@ def test_numbers_from_stored_predictions(tmp_path):
     got = m[(m.weights == "last") & (m.split == "test")].set_index("metric").value
     assert np.isclose(got[["accuracy", "worst_group", "worst_class", "balanced"]], [.75, .5, 2/3, (1 + .5 + 1)/3]).all() and set(m.lr) == {.1}
     assert cell(table(m, metric="worst_class"), "ERM")["mean"] == pytest.approx(2/3)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    part = lambda n, seed: Split.from_tensors(torch.randint(0, 256, (n, 3, 28, 28), generator=rng(seed, "images")).byte(), torch.arange(n) % 2)
+    return create("small_cnn", 2), Benchmark("tiny", part(100, 0), part(40, 1), {})
+
+
+class Notes:
+    "A tracker that remembers, and fails after `fine` calls"
+    def __init__(self, fine=99): self.fine, self.heard, self.over = fine, [], 0
+    def init(self, **told): self.told = told
+    def log(self, numbers):
+        if len(self.heard) == self.fine: raise ConnectionError("no network")
+        self.heard.append(numbers)
+    def finish(self): self.over += 1
+
+
+def test_a_tracker_hears_every_epoch_of_every_method_and_changes_nothing(tiny):
+    start, bench = tiny
+    with listening(Notes(), project="birds", config=dict(lr=.01)) as notes:
+        erm = ERM(epochs=2).fit(start, bench)
+        tuned = MaskTune().fit(erm, bench)
+    assert notes.told == dict(project="birds", config=dict(lr=.01)) and notes.over == 1
+    assert [n["epoch"] for n in notes.heard] == [1, 2, 1]
+    assert [n["ERM, seed 0/val_accuracy"] for n in notes.heard[:2]] == erm.history_.val_accuracy.tolist() and notes.heard[2]["MaskTune, seed 0/loss"] == tuned.history_.loss.iloc[-1]
+    assert fingerprint(erm.last_) == fingerprint(ERM(epochs=2).fit(start, bench).last_) and len(notes.heard) == 3, "what follows the block is not heard"
+
+
+def test_a_tracker_that_fails_is_named_and_training_goes_on(tiny):
+    broken, other = Notes(fine=1), Notes()
+    with listening(broken), listening(other), pytest.warns(UserWarning, match="Notes failed .ConnectionError: no network.") as said: erm = ERM(epochs=3).fit(*tiny)
+    assert len(said) == 1 and len(broken.heard) == 1 and len(other.heard) == 3 and broken.over == other.over == 1 and len(erm.history_) == 3
+    with pytest.raises(ValueError), listening(Notes()) as last: ERM(optimizer="adam").fit(*tiny)
+    assert last.over == 1, "it is finished when the block fails, too"
+
+
+def test_tensorboard_gets_the_same_numbers(tiny, tmp_path, monkeypatch):
+    kept = []
+    class SummaryWriter:
+        def __init__(self, folder): kept.append(folder)
+        def add_scalar(self, name, value, step): kept.append((name, value, step))
+        def close(self): kept.append("closed")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    with listening(TensorBoard(), folder=tmp_path): erm = ERM(epochs=2).fit(*tiny)
+    assert kept[0] == str(tmp_path) and kept[-1] == "closed" and [k[1:] for k in kept[1:-1] if k[0] == "ERM, seed 0/loss"] == list(zip(erm.history_.loss, (1, 2)))
