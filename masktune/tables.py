@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELECTIONS', 'FORMATS', 'read', 'select', 'measured', 'holm', 'Table', 'table', 'beside']
 
-# %% ../nbs/17_tables.ipynb #73b61b5b
+# %% ../nbs/17_tables.ipynb #e09b228c
 import json, re, warnings
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ from scipy import stats
 from .core import one_of, place
 from .metrics import Predictions, report
 
-# %% ../nbs/17_tables.ipynb #9022a0c2
+# %% ../nbs/17_tables.ipynb #da76f7f4
 _COLUMNS = ["data", "method", "seed", "sees", "weights", "epoch", "split", "metric", "value"]
 
 def _opened(folder):
@@ -33,7 +33,7 @@ def _opened(folder):
     except FileNotFoundError: return None, "there is no config.json beside metrics.parquet"
     except ValueError: return None, "config.json is damaged"
 
-# %% ../nbs/17_tables.ipynb #cc0e8c30
+# %% ../nbs/17_tables.ipynb #6bf18e96
 def _told(run, config):
     "A run's parameters as one row"
     known = config["parameters"] | config.get("settings", {})
@@ -59,7 +59,7 @@ def read(
     out.attrs["skipped"] = skipped
     return out
 
-# %% ../nbs/17_tables.ipynb #9285d025
+# %% ../nbs/17_tables.ipynb #bd0fb668
 SELECTIONS = {   # rule -> (which number on validation should be highest, whether that takes group labels)
     "best validation average":     ("accuracy", False),
     "best validation worst group": ("worst_group", True),
@@ -67,24 +67,47 @@ SELECTIONS = {   # rule -> (which number on validation should be highest, whethe
     "last":                        (None, False),          # the last epoch's weights
 }
 _SEEN = ["train", "val"]   # splits that are no test
+_FIT = ["run", "data", "method", "seed"]
+
+def _told_by(metrics, metric):
+    "A validation number of each candidate: as measured after the fit; of last weights else as in the last row of the history"
+    rows = metrics[(metrics.split == "val") & (metrics.metric == metric)]
+    last = rows[rows.epoch.notna()].sort_values("epoch", kind="stable").drop_duplicates(_FIT, keep="last").assign(epoch=pd.NA, weights="last")
+    return pd.concat([rows, last.astype(dict(epoch="Int64"))]).drop_duplicates([*_FIT, "weights", "epoch"])   # what was measured after the fit comes first
+
+def _meant(m):
+    "Which rows are of the weights that their run was told to show: its parameter `weights`, else the best by validation; all, where a fit has no such weights"
+    meant = m.weights == (m.given_weights.fillna("best") if "given_weights" in m else "best")
+    return meant | ~meant.groupby([m[c] for c in (*_FIT, "split", "metric")]).transform("any")
+
+# %% ../nbs/17_tables.ipynb #ec9b4b1a
+def _undecided(metrics, scores, by):
+    "Of candidates that have no number to choose by, the weights that their run shows, where these are all the same"
+    shown = metrics[metrics.epoch.isna() & ~metrics.split.isin(_SEEN)].merge(scores[[*by, "run", "weights"]].drop_duplicates())
+    shown = shown[_meant(shown)]
+    alike = shown.groupby([*by, "run", "weights"], dropna=False).value.apply(lambda v: tuple(sorted(v))).reset_index().drop_duplicates([*by, "value"])
+    alone = alike[~alike.duplicated(list(by), keep=False)].drop(columns="value")
+    return alone.assign(epoch=pd.array([pd.NA]*len(alone), "Int64"), candidates=1)
 
 def select(
     metrics:pd.DataFrame,    # from `read`
     rule:str,                # one of SELECTIONS
     by=("data", "method", "seed"),   # within which one candidate is picked
 ) -> pd.DataFrame:           # the rows of what was picked, with the number of candidates
-    "Only the candidate with the highest validation number; where there is nothing to choose by, only a lone candidate stays"
+    "Only the candidate with the highest validation number; where there is nothing to choose by, only one that is alone stays"
     metric, _ = SELECTIONS[one_of("select", rule, SELECTIONS)]
     if metric is None: return metrics[(metrics.weights == "last") & metrics.epoch.isna()].assign(candidates=1)
     by = list(dict.fromkeys(by))
     candidate = [*by, *(c for c in ("run", "weights", "epoch") if c not in by)]
     tested = metrics.loc[~metrics.split.isin(_SEEN), candidate].drop_duplicates()      # an epoch that was not tested can't be reported
-    scores = tested.merge(metrics.loc[(metrics.split == "val") & (metrics.metric == metric), [*candidate, "value"]], "left")
+    scores = tested.merge(_told_by(metrics, metric)[[*candidate, "value"]], "left")
     scores["candidates"] = scores.groupby(by).run.transform("size")
-    best = scores[scores.value.notna() | (scores.candidates == 1)].sort_values("value", ascending=False, kind="stable").drop_duplicates(by)
+    best = scores.dropna(subset="value").sort_values("value", ascending=False, kind="stable").drop_duplicates(by)
+    open_ = scores.groupby(by).value.transform("count") == 0
+    if open_.any(): best = pd.concat([best, _undecided(metrics, scores[open_], by)])
     return metrics.merge(best[[*candidate, "candidates"]])
 
-# %% ../nbs/17_tables.ipynb #f3620cb4
+# %% ../nbs/17_tables.ipynb #b0fa8b8f
 def _measured(p):
     "The numbers that one table of predictions gives"
     names = lambda column: [str(i) for i in range(int(p[column].max()) + 1)] if column in p else None
@@ -105,7 +128,7 @@ def measured(
     constant = metrics.drop(columns=["weights", "epoch", "split", "metric", "value"]).drop_duplicates(["run", "method", "seed"])
     return pd.DataFrame(rows).merge(constant).assign(epoch=pd.array([pd.NA]*len(rows), "Int64"))
 
-# %% ../nbs/17_tables.ipynb #84918330
+# %% ../nbs/17_tables.ipynb #26eaeab5
 def _interval(differences, draws=9999):
     "95 % percentile bootstrap of the mean over the last axis, seeded"
     d = np.asarray(differences, float)
@@ -128,7 +151,7 @@ def holm(
     out[order] = np.minimum(np.maximum.accumulate(p[order]*np.arange(len(order), 0, -1)), 1)
     return out
 
-# %% ../nbs/17_tables.ipynb #a648ec67
+# %% ../nbs/17_tables.ipynb #40367d53
 _HARMLESS = {"value", "seed", "run", "commit", "epoch", "weights", "candidates", "given_seed", "given_method", "n_seeds", "out", "device", "root", "download"}
 
 def _where(m, where):
@@ -148,7 +171,7 @@ def _differ(m, cell, names):
     differ = "; ".join(f"{c} ({', '.join(map(str, list(within[c].drop_duplicates())[:6]))})" for c in kinds.columns[kinds.loc[where] > 1])
     raise ValueError(f"the numbers of {' on '.join(map(str, where))} can't be averaged: they differ in {differ}. Say which with where= or split=, let a rule choose with select=, or make it rows or cols.")
 
-# %% ../nbs/17_tables.ipynb #f54a0f01
+# %% ../nbs/17_tables.ipynb #80bb12e0
 def _listed(names): return [names] if isinstance(names, str) else list(names or [])
 
 def _asked(m, metric, split):
@@ -164,11 +187,9 @@ def _shown(m, rows, cols, metric, split, rule):
         on = chosen[chosen.metric.isin(metric)].split.unique()
         left = f"was measured only on {', '.join(on)}: say split={on[0]!r}" if len(on) else f"is not among what the rule {rule!r} leaves" if rule else "was measured only epoch by epoch: make rows or cols 'epoch'"
         raise ValueError(f"{' and '.join(metric)} {left}.")
-    if rule or "weights" in cell: return m
-    best = m.weights == "best"
-    return m[best | ~best.groupby([m[c] for c in ("run", "data", "method", "seed", "split", "metric")]).transform("any")]
+    return m if rule or "weights" in cell else m[_meant(m)]
 
-# %% ../nbs/17_tables.ipynb #fb09fcea
+# %% ../nbs/17_tables.ipynb #093415ac
 def _one_a_seed(m, rows, cols, rule):
     "The rows, each number once; an error where a cell would mix different things"
     cell, same = [rows, cols], ["data", "method", "sees", "split", "metric"]
@@ -182,7 +203,7 @@ def _one_a_seed(m, rows, cols, rule):
         raise ValueError(f"seed {seed} of {' on '.join(map(str, where))} has different numbers from {', '.join(twice[twice.seed == seed].run.unique()[:4])}, with the same settings. Say which with where=, for example where=\"run == {twice.run.iloc[0]!r}\".")
     return m
 
-# %% ../nbs/17_tables.ipynb #cc15be48
+# %% ../nbs/17_tables.ipynb #ca712b3e
 def _summary(m, rows, cols, against, rule=None):
     "One row a cell: mean, sd, n, seeds, what chose, and the paired differences to the row `against`"
     cells = {key: cell.set_index("seed").sort_index() for key, cell in m.groupby([rows, cols], sort=False)}
@@ -194,7 +215,7 @@ def _summary(m, rows, cols, against, rule=None):
         if len(d): out.loc[i, ["difference", "low", "high", "pairs", "p"]] = [d.mean(), *_interval(d), len(d), _wilcoxon(d)]
     return out.assign(p_holm=holm(out.p)) if "p" in out else out
 
-# %% ../nbs/17_tables.ipynb #2d2804f1
+# %% ../nbs/17_tables.ipynb #1ce49905
 _NAMES = dict(worst_group="worst group", accuracy="accuracy (each image once)", adjusted="adjusted accuracy (weighted by shares in training)", balanced="balanced accuracy (mean over groups)",
               masked="accuracy on images masked by ERM's maps")
 _PLAIN = dict(loss=3, minutes=1)   # metric -> digits; all others are fractions, shown in percent
@@ -217,7 +238,7 @@ def _titles(metrics):
     "metric -> its name and unit"
     return {k: _NAMES.get(k, k) + ("" if k in _PLAIN else ", %") for k in metrics}
 
-# %% ../nbs/17_tables.ipynb #42e7d832
+# %% ../nbs/17_tables.ipynb #3134feaf
 FORMATS = ["markdown", "html", "latex", "csv"]
 _LATEX = {"±": r"$\pm$", "×": r"$\times$", "†": r"$^\dagger$", "–": "--"}
 
@@ -266,7 +287,7 @@ class Table:
     def __str__(self): return self.render()
     def _repr_markdown_(self): return self.render("markdown")
 
-# %% ../nbs/17_tables.ipynb #3bd9eea6
+# %% ../nbs/17_tables.ipynb #ea3fc622
 def _markdown(heading, t): return f"{heading}\n\n" + t.to_markdown(index=False, disable_numparse=True)
 def _html(heading, t): return t.to_html(index=False).replace(">", f"><caption>{heading.replace('&', '&amp;').replace('<', '&lt;')}</caption>", 1)
 def _latex(heading, t):
@@ -277,7 +298,7 @@ def _latex(heading, t):
 _WRITE = dict(markdown=_markdown, html=_html, latex=_latex)
 _NOTE = dict(markdown="*{}*", html="<p>{}</p>", latex="% {}")
 
-# %% ../nbs/17_tables.ipynb #e7cff01a
+# %% ../nbs/17_tables.ipynb #ca7af549
 def _caption(m, f, rule):
     "The sentence above the table"
     counts, units, splits = sorted({int(n) for n in f.n}), _titles(f.metric.unique()).values(), m[m.metric != "minutes"].split.unique()
@@ -300,7 +321,7 @@ def _notes(f, rows, cols, lost, skipped, commits):
         notes += [f"{r} on {c}: not measured." for r in f[rows].unique() if r not in set(part[rows]) and (r, c) not in lost]
     return notes + ([f"These runs are of {len(commits)} commits: {', '.join(map(str, commits[:4]))}."] if len(commits) > 1 else [])
 
-# %% ../nbs/17_tables.ipynb #8c86d0f6
+# %% ../nbs/17_tables.ipynb #01c760f9
 def _order(values, first=None):
     "Numbers by size; names as they came, but `first` first"
     values = list(dict.fromkeys(values))
@@ -313,7 +334,7 @@ def table(
     metric="worst_group",# which number; a list with rows or cols "metric"
     against=None,    # the row that the others are compared with, seed by seed
     split=None,      # where it was measured; a list with rows or cols "split"; None: the test
-    select:str=None, # what chooses among settings and weights, one of SELECTIONS; None: nothing; of two weights the best by validation are shown
+    select:str=None, # what chooses among settings and weights, one of SELECTIONS; None: nothing; of two weights those that the run was told to show, else the best by validation
     where:str=None,  # which numbers count: a pandas query, such as "epochs == 20"
     format:str="markdown",   # what `str(table)` gives: "markdown", "html", "latex", "csv"
 ) -> Table:
@@ -336,7 +357,7 @@ def table(
     return Table(f, rows, cols, _caption(kept, f, select), _notes(f, rows, cols, lost, m.attrs.get("skipped", []), kept.commit.unique()), against, format,
                  {c: kept[c].unique().tolist() for c in ("data", "split")})
 
-# %% ../nbs/17_tables.ipynb #2e485641
+# %% ../nbs/17_tables.ipynb #4cfa02f0
 def _same(name): return re.sub("[^a-z0-9]", "", str(name).split(" (")[0].lower())   # "biased MNIST (full, square)" and "biased_mnist" are one set
 
 def _quoted(p):

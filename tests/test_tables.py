@@ -144,11 +144,24 @@ def test_an_epoch_can_be_chosen_only_if_it_was_tested(tmp_path):
     assert table(tmp_path, cols="epoch", metric="accuracy", split="val", where="epoch > 0").frame["mean"].tolist() == [.9, .8]
 
 
-def test_what_a_rule_cannot_choose_is_said(tmp_path):
-    write(tmp_path/"a", [row(.5), row(.4, weights="last"), row(.6, method="JTT"), row(.7, method="MaskTune"), row(.8, "masked", "val", "MaskTune")])
-    t = table(tmp_path, select="masked validation")
-    assert set(t.frame.method) == {"JTT", "MaskTune"}, "JTT has only one candidate; ERM has two, and no number to tell them apart"
-    assert t.notes == ["ERM on birds: nothing to choose by."]
+def test_where_there_is_nothing_to_choose_by_a_lone_candidate_stays_and_more_are_said(tmp_path):
+    tuned = [row(.7, method="MaskTune"), row(.8, "masked", "val", "MaskTune")]
+    for lr in (.1, .01): write(tmp_path/f"{lr}", [row(.5), row(.4, weights="last"), row(.6 + lr, method="JTT")] + tuned, parameters=dict(lr=lr))
+    t = table(tmp_path, select="masked validation", against="ERM")
+    assert set(t.frame.method) == {"ERM", "MaskTune"}, "ERM is the same in both runs; JTT has two candidates, and no number to tell them apart"
+    assert cell(t, "ERM")["mean"] == .5 and cell(t, "ERM").candidates == 1 and t.notes == ["JTT on birds: nothing to choose by."]
+    assert cell(table(tmp_path, select="masked validation", where="lr == .1"), "JTT")["mean"] == .7
+
+
+def test_the_last_weights_are_judged_by_the_last_row_of_the_history(tmp_path):
+    for lr, masked in ((.1, (.9, .5)), (.01, (.2, .6))): write(tmp_path/f"{lr}", [row(lr, weights="last")] + [row(v, "masked", "val", weights="last", epoch=i) for i, v in enumerate(masked, 1)], parameters=dict(lr=lr))
+    assert cell(table(tmp_path, select="masked validation"), "ERM")["mean"] == .01
+
+
+def test_a_run_that_was_told_which_weights_to_show_shows_those(tmp_path):
+    write(tmp_path/"a", [row(.5), row(.4, weights="last"), row(.6, method="JTT")], parameters=dict(weights="last"))
+    t = table(tmp_path)
+    assert cell(t, "ERM")["mean"] == .4 and cell(t, "JTT")["mean"] == .6 and "the best epoch by validation or, where there are none, the last epoch" in t.caption
 
 
 def test_different_things_are_never_averaged(tmp_path):
