@@ -1,6 +1,8 @@
 "Tables over many runs, against made-up numbers of known answers: means, paired differences, Holm, selection rules, and nothing averaged or missing unsaid."
-import json, sys, types
+import json, shutil, sys, types
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -295,3 +297,25 @@ def test_tensorboard_gets_the_same_numbers(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
     with listening(TensorBoard(), folder=tmp_path): erm = ERM(epochs=2).fit(*tiny)
     assert kept[0] == str(tmp_path) and kept[-1] == "closed" and [k[1:] for k in kept[1:-1] if k[0] == "ERM, seed 0/loss"] == list(zip(erm.history_.loss, (1, 2)))
+
+
+def test_the_page_of_results_shows_a_run_that_was_added(tmp_path, monkeypatch):
+    "Its cells are run in a copy of the project with two more folders of runs: two settings, and a data set with several tests"
+    home = Path(__file__).parents[1]
+    shutil.copytree(home/"results", tmp_path/"results")
+    shutil.copy(home/"settings.ini", tmp_path)
+    environment = json.loads((home/"results"/"biased_mnist"/"config.json").read_text())["environment"]
+    for s in range(2):
+        for k, v in ((1., .4), (2., .5)):
+            write(tmp_path/"results"/"waterbirds"/f"{k}-{s}", [row(x + s/100, m, sp, method, s, "last", "Waterbirds (original labels)") for method, x in (("ERM", .25), ("MaskTune", v)) for m, sp in (("worst_group", "test"), ("accuracy", "test"), ("accuracy", "val"))]
+                  + [row(90., "minutes", "train", "MaskTune", s, "last", "Waterbirds (original labels)")], parameters=dict(k=None, seed=s, n_seeds=1), settings=dict(k=k, epochs=7), environment=environment)
+    write(tmp_path/"results"/"new_thing", [row(x, "accuracy", sp, data="biased MNIST (x)") for sp, x in (("original", .6125), ("reversed", .2125))], environment=environment)
+    monkeypatch.chdir(tmp_path)
+    shown, space = [], {}
+    monkeypatch.setattr("IPython.display.display", lambda *things: shown.extend(t.data if hasattr(t, "data") else t for t in things))
+    for c in nbformat.read(home/"nbs"/"results.ipynb", 4).cells:
+        if c.cell_type == "code": exec(c.source, space)
+    page = "\n".join(map(str, shown))
+    assert "### Waterbirds" in page and "k = 1.0" in page and "k = 2.0" in page and "50.5 ± 0.7" in page and "+15.0" in page and "86.4 ± 1.9" in page and "| 90.0" in page
+    assert "### new thing" in page and "61.3" in page and "21.2" in page and "18.59" in page
+    assert {"waterbirds/1.0-0", "new_thing"} <= set(space["rows"].run) and space["rows"].set_index("run").minutes["waterbirds/1.0-0"] == "90"
