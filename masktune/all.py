@@ -23,3 +23,4 @@ from masktune.baselines import *
 from masktune.selective import *
 from masktune.compare import *
 from masktune.runs import *
+from masktune.tables import *
