@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'HISTORY', 'settled', 'methods', 'measure', 'Comparison', 'compare', 'looks']
 
-# %% ../nbs/17_compare.ipynb #c3ca9b9b
+# %% ../nbs/17_compare.ipynb #cfcab81e
 import time
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 from IPython.display import Markdown
-from scipy import stats
 
 from .baselines import GroupDRO, JTT
 from .core import atomic, one_of, pick_device, place, track
@@ -27,10 +26,11 @@ from .neurontune import NeuronTune
 from .plots import hidden, overlay, rows
 from .saliency import cam
 from .spuriosity import SpuriosityRanking
+from .tables import table
 from .training import ERM
 from .ule import ULE
 
-# %% ../nbs/17_compare.ipynb #e192fa1f
+# %% ../nbs/17_compare.ipynb #fb0949b7
 def settled(
     given:dict,      # the experiment's parameters; None: the scale decides
     **scales,        # e.g. mini=dict(epochs=1), full=dict(epochs=20)
@@ -43,7 +43,7 @@ def settled(
     print(f"results go to {s.out}; computing on {s.device}")
     return s
 
-# %% ../nbs/17_compare.ipynb #21d42d05
+# %% ../nbs/17_compare.ipynb #aa76b9c4
 METHODS = {   # name -> (settings of the run, what all methods share, what those share that train a whole network) -> method
     "ERM":         lambda s, all, whole: ERM(**whole),
     "RandomMask":  lambda s, all, whole: RandomMask(**whole | dict(epochs=1, lr=s.finetune_lr, k=s.k, start=s.weights)),
@@ -72,7 +72,7 @@ def methods(
         return known[name](s, shared, shared | dict(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size, augment=augment))
     return {name: partial(made, name) for name in known if name in asked or name == "ERM"}
 
-# %% ../nbs/17_compare.ipynb #56b2549b
+# %% ../nbs/17_compare.ipynb #e0a3debd
 def measure(
     nets:dict,       # "best" or "last", as its weights are -> network
     bench:Benchmark, # measured on its validation and test splits, or on their pooled Features where only the head counts
@@ -103,7 +103,7 @@ def _history(history):
     kept = [dict(weights="last", epoch=i + 1, split=split, metric=metric, value=float(v)) for c, (split, metric) in HISTORY.items() if c in history and "epoch" in history for i, v in enumerate(history[c])]
     return pd.DataFrame(kept, columns=["weights", "epoch", "split", "metric", "value"]).astype(dict(epoch="Int64", value=float))
 
-# %% ../nbs/17_compare.ipynb #127c4f74
+# %% ../nbs/17_compare.ipynb #92906cc6
 class Comparison:
     "What `compare` found"
     def __init__(self,
@@ -152,32 +152,18 @@ class Comparison:
 
     def table(self,
         *columns,        # as in `wide`
-        title:str="",    # what was run, in front of what the numbers are
-        against:str=None,# a method: the first column's differences to it, taken seed by seed
+        title:str,       # what was run
+        against:str=None,# a method: differences to it, seed by seed
     ):
-        "Mean ± standard deviation over the seeds, kept in `table.md`; one row a seed in `table.csv`"
-        each = self.wide(*columns)
-        shown = each.groupby(["method", "sees"], sort=False)[list(columns)].agg(_spread).reset_index().rename(columns={"sees": "labels it sees"})
-        if against: shown = shown.merge(_differences(each, columns[0], against), on="method", how="left").fillna("")
-        n = each.groupby("method", sort=False).seed.nunique()
-        text = f"{title}; accuracies in %, mean ± standard deviation over n = {n.max()} seed{'s' if n.max() > 1 else ''}{''.join(f' ({m}: {k})' for m, k in n.items() if k < n.max())}; {self.weights} weights\n\n"
-        text += shown.to_markdown(index=False, disable_numparse=True)
+        "Means over the seeds, kept in `table.md`; one row a seed in `table.csv`"
+        each, long = self.wide(*columns), self._named().assign(run=self.folder.name, commit=None, given_weights=self.weights)
+        long = long[long.name.isin(columns)].sort_values("name", key=lambda c: c.map(columns.index), kind="stable")
+        text = f"**{title}**\n\n{table(long, cols='name', metric=list(long.metric.unique()), split=list(long.split.unique()), against=against if against in set(each.method) else None)}"
         for name, content in {"table.csv": each.round(4).to_csv(index=False), "table.md": text + "\n"}.items():
             with atomic(self.folder/name) as t: t.write_text(content)
         return Markdown(text)
 
-def _spread(v): return f"{v.mean():.1f}" + (f" ± {v.std():.1f}" if len(v) > 1 else "")
-
-def _differences(each, column, against):
-    "How each method's numbers differ from one method's, seed by seed, with a 95 % t-interval"
-    wide = each.pivot(index="seed", columns="method", values=column)
-    rows = []
-    for name in wide.columns.drop(against):
-        d = (wide[name] - wide[against]).dropna()
-        low, high = stats.t.interval(.95, len(d) - 1, d.mean(), stats.sem(d)) if len(d) > 1 and d.std() > 0 else (None, None)
-        rows.append({"method": name, f"{column}, difference to {against}": f"{d.mean():+.1f}", "95 % interval": "" if low is None else f"{low:+.1f} to {high:+.1f}", "better in": f"{(d > 0).sum()} of {len(d)}"})
-    return pd.DataFrame(rows)
-
+# %% ../nbs/17_compare.ipynb #c7a29bb9
 def compare(
     bench,           # a Benchmark, or seed -> Benchmark
     start,           # (Benchmark, seed) -> the network that every method starts from
@@ -218,7 +204,7 @@ def _given(m, new, erm, weights):
     if not m.needs_trained: return new
     return erm if isinstance(m, MaskTune) or weights == "best" else erm.last_
 
-# %% ../nbs/17_compare.ipynb #296529ff
+# %% ../nbs/17_compare.ipynb #e8606b50
 def looks(
     nets:dict,       # name -> network; the first is the one whose map is thresholded
     split:Split,     # where to pick images from
