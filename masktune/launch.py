@@ -106,7 +106,7 @@ def _local(folders, slots):
     try:
         print(json.dumps(dict(folders=[str(f) for f in folders], slots=slots, parent=os.getpid())), file=pool.stdin, flush=True)
         follow()
-    except KeyboardInterrupt: pool.send_signal(signal.SIGINT); follow(); raise
+    except KeyboardInterrupt: pool.terminate(); follow(); raise
     finally: pool.stdin.close(); pool.wait()
 
 # %% ../nbs/18_launch.ipynb #e3cf310d

@@ -155,7 +155,7 @@ def _alive(lock):
     try: text, silent = lock.read_text(), time.time() - lock.stat().st_mtime
     except FileNotFoundError: return None
     try: said = json.loads(text)
-    except json.JSONDecodeError: said = {}               # just made, or cut off by a full disk: its age decides
+    except json.JSONDecodeError: said = dict(pid="?", host="?", started="just now")     # just made, or cut off by a full disk: its age decides
     if said.get("host") == socket.gethostname():
         try:
             p = psutil.Process(said["pid"])
@@ -334,7 +334,7 @@ def _execute(folder, plan):
         log.touch()
         try:
             with _environment(MASKTUNE_LOG=str(log), MPLBACKEND=inline, PYTHONHASHSEED="0", **threads):
-                papermill.execute_notebook(plan["notebook"], str(executed), given, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd()), extra_arguments=["--log-level=ERROR"])
+                papermill.execute_notebook(plan["notebook"], str(executed), given, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd()), extra_arguments=["--log-level=CRITICAL"])
         except PapermillExecutionError as e:
             said = (e.evalue.strip() or e.ename).splitlines()[0]
             failed(e, said if e.ename in ("ValueError", "FileNotFoundError", e.evalue) else f"{e.ename}: {said}")
