@@ -263,7 +263,7 @@ def _run(name, p, out, threads):
 
 def _sweep(name, p, g, slurm, **options):
     stands = sweep(name, _pairs("-g", g, _values), _pairs("-p", p, _value), slurm=_pairs("--slurm", slurm, _value), **options)
-    return int((stands.state == "failed").any())
+    return int(options["on"] == "local" and (stands.state != "finished").any())
 
 def _status(runs):
     stands = status(runs)
