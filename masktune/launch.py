@@ -119,6 +119,10 @@ class _Task:
         import submitit
         return submitit.helpers.DelayedSubmission(self, folder)
 
+def _unqueued(folders):
+    "Those that neither wait in Slurm's queue nor run"
+    return folders and [Path(f) for f, s in zip(folders, status(folders).state) if s not in ("queued", "running")]
+
 def _submit(folders, home, workers, threads, options):
     "Submit these as one job array"
     try: import submitit
@@ -159,14 +163,12 @@ def sweep(
     print(f"{len(folders)} runs in {home}, {len(folders) - len(todo)} of them finished, {len(todo)} to do")
     try:
         if todo and on == "local": slots = gpus or [None]; _local(todo, [slots[i % len(slots)] for i in range(workers or len(slots))])
-        elif todo: _submit(_unqueued(todo), home, workers, plans[0]["threads"], slurm or {})
+        elif todo := _unqueued(todo): _submit(todo, home, workers, plans[0]["threads"], slurm or {})
     finally:
         if on == "local" and (left := sum(not finished(f) for f in folders)): print(f"{left} of {len(folders)} runs are left; start the same sweep again to go on")
     return status(folders)
 
-def _unqueued(folders):
-    "Those that neither wait in Slurm's queue nor run"
-    return [Path(f) for f, s in zip(folders, status(folders).state) if s not in ("queued", "running")]
+
 
 # %% ../nbs/18_launch.ipynb #1c9ffc54
 def _table(path):

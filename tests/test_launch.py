@@ -1,42 +1,38 @@
 "Many runs: none twice, none lost, whatever happens to one of them."
-import json, os, re, signal, subprocess, sys, time
-from pathlib import Path
+import json, os, re, signal, time
 
 import pandas as pd
 import psutil
 import pytest
 
 from masktune.launch import main, reproduce, status, sweep
-from throwaway import PARAMETERS, WRITES, notebook
-
-MAIN = [sys.executable, "-c", "from masktune.launch import main; main()"]
-
+from throwaway import WRITES, forked, notebook, until
 
 def states(root): return status(root).state.value_counts().to_dict()
-def until(what, seconds=60):
-    end = time.time() + seconds
-    while not what(): assert time.time() < end; time.sleep(.1)
+def alive(process): return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    "Six runs on two GPUs, one of which fails; (folder, notebook, what sweep returned, one line a run: seed, GPU, threads, start, end)"
+    "Five runs on two GPUs, one of which fails and one is killed at the first try; (folder, notebook, what sweep returned, a line a run: seed, GPU, threads, start, end)"
     tmp = tmp_path_factory.mktemp("swept")
-    notes = f"""import os, time, pathlib
-start = time.time(); time.sleep(.3)
-(pathlib.Path({str(tmp)!r})/f'{{seed}}.line').write_text(f"{{seed}} {{os.environ['CUDA_VISIBLE_DEVICES']}} {{os.environ['OMP_NUM_THREADS']}} {{start}} {{time.time()}}")
-if seed == 3: raise ValueError('three is refused')"""
+    notes = f"""import os, time, pathlib, signal
+start = time.time(); time.sleep(.5)
+line = pathlib.Path({str(tmp)!r})/f'{{seed}}.line'
+line.write_text(f"{{seed}} {{os.environ['CUDA_VISIBLE_DEVICES']}} {{os.environ['OMP_NUM_THREADS']}} {{start}} {{time.time()}}")
+if seed == 3: raise ValueError('three is refused')
+if seed == 4 and not os.path.exists(out + '/tried'): open(out + '/tried', 'w'); os.kill(os.getppid(), signal.SIGKILL); time.sleep(9)"""
     nb = notebook(tmp/"tiny.ipynb", notes, WRITES)
-    stands = sweep(nb, dict(seed=range(6)), dict(method="erm"), out=tmp/"runs", gpus=[4, 7], threads=1)
+    stands = sweep(nb, dict(seed=range(5)), dict(method="erm"), out=tmp/"runs", gpus=[4, 7], threads=1)
     return tmp, nb, stands, [l.read_text().split() for l in sorted(tmp.glob("*.line"))]
 
 
-def test_a_sweep_runs_all_and_a_failure_stops_none(swept):
+def test_a_sweep_runs_all_and_one_that_fails_or_is_killed_stops_none(swept):
     tmp, nb, stands, lines = swept
-    assert [l[0] for l in lines] == list("012345")
-    assert stands.state.tolist() == ["finished"]*3 + ["failed"] + ["finished"]*2 and stands.note[3] == "three is refused"
-    assert stands.given.tolist() == [f"method=ERM seed={s}" for s in range(6)] and stands.run.str.fullmatch("tiny-[0-9a-f]{16}").all()
-    assert (status(tmp/"runs").sort_values("given").state.to_numpy() == stands.state.to_numpy()).all()
+    assert [l[0] for l in lines] == list("01234")
+    assert stands.state.tolist() == ["finished"]*3 + ["failed", "stopped"] and stands.note[3] == "three is refused"
+    assert stands.given.tolist() == [f"method=ERM seed={s}" for s in range(5)] and stands.run.str.fullmatch("tiny-[0-9a-f]{16}").all()
+    assert status(tmp/"runs").set_index("run").state.to_dict() == stands.set_index("run").state.to_dict()
     failed = tmp/"runs"/stands.run[3]
     assert "Traceback" in (failed/"tiny.ipynb").read_text() and not (failed/"metrics.parquet").exists()
 
@@ -52,11 +48,11 @@ def test_a_second_sweep_does_what_is_left(swept, capsys):
     tmp, nb, stands, _ = swept
     done = {f: f.stat().st_mtime_ns for f in (tmp/"runs").glob("*/finished.json")}
     for line in tmp.glob("*.line"): line.unlink()
-    more = sweep(nb, dict(seed=[3, 4, 4, 6]), dict(method="ERM"), out=tmp/"runs", workers=3, gpus=[4, 7], threads=1)
-    assert sorted(l.name for l in tmp.glob("*.line")) == ["3.line", "6.line"] and len(more) == 3
+    more = sweep(nb, dict(seed=[0, 3, 4, 4, 6]), dict(method="ERM"), out=tmp/"runs", workers=3, gpus=[4, 7], threads=1)
+    assert sorted(l.name for l in tmp.glob("*.line")) == ["3.line", "4.line", "6.line"] and more.state.tolist() == ["finished", "failed", "finished", "finished"]
     assert all(f.stat().st_mtime_ns == t for f, t in done.items())
     said = capsys.readouterr().out
-    assert "3 runs in" in said and "1 of them finished, 2 to do" in said and "1 of 3 runs are left; start the same sweep again" in said
+    assert "4 runs in" in said and "1 of them finished, 3 to do" in said and "1 of 4 runs are left; start the same sweep again" in said
 
 
 @pytest.mark.parametrize("grid,options,says", [
@@ -75,44 +71,35 @@ def test_a_wrong_sweep_starts_nothing(tmp_path, grid, options, says):
 
 def test_two_sweeps_at_once_share_the_work(tmp_path):
     nb = notebook(tmp_path/"tiny.ipynb", f"import os\nos.close(os.open(f'{tmp_path}/{{seed}}.once', os.O_CREAT | os.O_EXCL))", WRITES)     # fails the second time
-    two = [subprocess.Popen([*MAIN, "sweep", nb, "-g", "seed=0,1,2,3,4,5", "--out", tmp_path/"runs"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [p.communicate(timeout=120)[0] for p in two]
-    assert len(list(tmp_path.glob("*.once"))) == 6 and states(tmp_path/"runs") == dict(finished=6)
-    assert sum(s.count(": finished") for s in said) == 6 and all(": finished" in s for s in said), said
+    two = [forked(sweep, nb, dict(seed=range(4)), out=tmp_path/"runs", said=tmp_path/f"said{i}") for i in range(2)]
+    for p in two: p.join(120)
+    assert len(list(tmp_path.glob("*.once"))) == 4 and states(tmp_path/"runs") == dict(finished=4)
+    assert sum((tmp_path/f"said{i}").read_text().count(": finished") for i in range(2)) == 4
 
 
 def test_ctrl_c_stops_cleanly_and_says_what_is_left(tmp_path):
-    wait = f"import os, time\nopen(f'{tmp_path}/{{seed}}.started', 'w')\nwhile not os.path.exists({str(tmp_path/'go')!r}): time.sleep(.1)"
-    command = [*MAIN, "sweep", notebook(tmp_path/"tiny.ipynb", wait, WRITES), "-g", "seed=0,1,2", "--workers", "2", "--out", tmp_path/"runs"]
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    nb = notebook(tmp_path/"tiny.ipynb", f"open(f'{tmp_path}/{{seed}}.started', 'w')\nimport time; time.sleep(99)")
+    p = forked(main, ["sweep", str(nb), "-g", "seed=0,1,2", "--workers", "2", "--out", str(tmp_path/"runs")], said=tmp_path/"said")
     until(lambda: len(list(tmp_path.glob("*.started"))) == 2)
     assert states(tmp_path/"runs") == dict(running=2, waiting=1)
     everyone = psutil.Process(p.pid).children(recursive=True)
     assert len(everyone) >= 5                  # the pool, two runs, two kernels
-    p.send_signal(signal.SIGINT)
-    said, error = p.communicate(timeout=40)
-    assert p.returncode == 1 and error == "masktune: stopped; started again it goes on.\n" and "3 of 3 runs are left; start the same sweep again to go on" in said
-    until(lambda: not [e for e in everyone if e.is_running() and e.status() != "zombie"], 5)
+    os.kill(p.pid, signal.SIGINT)
+    p.join(40)
+    said = (tmp_path/"said").read_text()
+    assert p.exitcode == 1 and said.endswith("3 of 3 runs are left; start the same sweep again to go on\nmasktune: stopped; started again it goes on."), said
+    until(lambda: not any(map(alive, everyone)), 5)
     assert states(tmp_path/"runs") == dict(stopped=2, waiting=1)
-    (tmp_path/"go").touch()
-    assert subprocess.run(command, capture_output=True).returncode == 0 and states(tmp_path/"runs") == dict(finished=3)
 
 
-def test_a_run_that_is_killed_stops_no_other(tmp_path):
-    killed = "import os, signal\nif seed == 0 and not os.path.exists(f'{out}/tried'):\n    open(f'{out}/tried', 'w'); os.kill(os.getppid(), signal.SIGKILL); import time; time.sleep(9)"
-    nb = notebook(tmp_path/"tiny.ipynb", killed, WRITES)
-    stands = sweep(nb, dict(seed=[0, 1]), out=tmp_path/"runs")
-    assert stands.state.tolist() == ["stopped", "finished"]
-    assert sweep(nb, dict(seed=[0, 1]), out=tmp_path/"runs").state.tolist() == ["finished"]*2
-
-
+@pytest.mark.slow
 def test_the_pool_ends_with_its_sweep(tmp_path):
     nb = notebook(tmp_path/"tiny.ipynb", f"open({str(tmp_path/'started')!r}, 'w')\nimport time; time.sleep(99)")
-    p = subprocess.Popen([*MAIN, "sweep", nb, "-g", "seed=0,1", "--out", tmp_path/"runs"], stdout=subprocess.DEVNULL)
+    p = forked(sweep, nb, dict(seed=[0, 1]), out=tmp_path/"runs")
     until((tmp_path/"started").exists)
     everyone = psutil.Process(p.pid).children(recursive=True)
-    p.kill(); p.wait()
-    until(lambda: not [e for e in everyone if e.is_running() and e.status() != "zombie"], 30)
+    p.kill(); p.join()
+    until(lambda: not any(map(alive, everyone)))
     assert states(tmp_path/"runs") == dict(stopped=1, waiting=1)
 
 

@@ -1,5 +1,5 @@
 "A tiny experiment for the tests of runs and sweeps"
-import json
+import contextlib, json, multiprocessing, os, signal, time
 
 import nbformat.v4 as nbf
 
@@ -21,3 +21,21 @@ def notebook(path, *code, parameters=PARAMETERS, tags=("parameters",)):
     python = dict(kernelspec=dict(name="python3", language="python", display_name="python3"))
     path.write_text(json.dumps(nbf.new_notebook(cells=cells + [nbf.new_code_cell(c) for c in code], metadata=python)))
     return path
+
+
+def forked(does, *args, said=os.devnull, **kwargs):
+    "A call in a process of its own, which begins with what is imported here already; what it prints goes to the file `said`"
+    def child():
+        for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.default_int_handler)
+        with open(said, "w") as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+            try: does(*args, **kwargs)
+            except SystemExit as e: f.write(str(e)); raise
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
+
+
+def until(what, seconds=120):
+    "Wait until `what()`"
+    end = time.monotonic() + seconds
+    while not what(): assert time.monotonic() < end, "waited in vain"; time.sleep(.05)
