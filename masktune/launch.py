@@ -32,8 +32,8 @@ def _state(folder, queued):
         hurt = [f for f, size in done["sizes"].items() if not (folder/f).exists() or (folder/f).stat().st_size != size]
         return ("damaged", f"{', '.join(hurt)} is not as it was written: delete finished.json to run it again") if hurt else ("finished", "")
     if by := holder(folder): return "running", _last(folder/"log.txt") or f"process {by.get('pid')} on {by.get('host')}"
+    if (job := _json(folder/"slurm.json").get("job")) in queued: return "queued", f"Slurm job {job}"   # also after it was preempted, which to the run is a kernel that died
     if failed := _json(folder/"failed.json"): return "failed", failed["error"]
-    if (job := _json(folder/"slurm.json").get("job")) in queued: return "queued", f"Slurm job {job}"
     return ("stopped", "start it again to go on") if (folder/"log.txt").exists() else ("waiting", "")
 
 def status(
@@ -43,7 +43,7 @@ def status(
     folders = [Path(r) for r in runs] if isinstance(runs, (list, tuple)) else list(_runs(root := place(runs)))
     if not folders: raise FileNotFoundError(f"there are no runs in {root if root.exists() else f'{root}, which does not exist'}.")
     asked = [_json(f/"run.json") for f in folders]
-    queued = _slurm("pending,running,configuring,completing,suspended") or {} if any((f/"slurm.json").exists() for f in folders) else {}
+    queued = _slurm("pending,configuring,running,suspended") or {} if any((f/"slurm.json").exists() for f in folders) else {}
     rows = []
     for f, a in zip(folders, asked):
         state, note = _state(f, queued)

@@ -27,6 +27,7 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
 KillWait=2
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
@@ -81,21 +82,18 @@ if seed == 1: raise ValueError('one is refused')
 print(seed, os.environ['OMP_NUM_THREADS'], os.environ['SLURM_ARRAY_TASK_ID'])"""
     nb, home = notebook(tmp_path/"tiny.ipynb", waits, WRITES), tmp_path/"runs"
     def state(): return status(home).set_index("given").state.to_dict()
-    stands = sweep(nb, dict(seed=[0, 1, 2]), out=home, on="slurm", workers=1, threads=1, slurm=dict(timeout_min=10))
+    stands = sweep(nb, dict(seed=[0, 1, 2]), out=home, on="slurm", workers=2, threads=1, slurm=dict(timeout_min=10))
     jobs = [(home/r/"slurm.json").read_text() for r in stands.run]
     assert set(stands.state) <= {"queued", "running"} and len({j.split("_")[0] for j in jobs}) == 1 and len(set(jobs)) == 3     # one array
-    assert set(sweep(nb, dict(seed=[0, 1, 2]), out=home, on="slurm", workers=1, threads=1).state) <= {"queued", "running"}
+    assert set(sweep(nb, dict(seed=[0, 1, 2]), out=home, on="slurm", workers=2, threads=1).state) <= {"queued", "running"}
     assert len(asked("squeue", "-h", "-r", "-o", "%i").split()) <= 3                                                            # not twice
     last = home/stands.run[2]
-    until(lambda: (last/"tries").exists())
-    assert state() == {"seed=0": "finished", "seed=1": "failed", "seed=2": "running"}
+    until(lambda: (last/"tries").exists() and state() == {"seed=0": "finished", "seed=1": "failed", "seed=2": "running"} and len(asked("squeue", "-h", "-r", "-o", "%A").split()) == 1)
     job = asked("squeue", "-h", "-r", "-o", "%A").strip()
     asked("scontrol", "requeue", job)
-    until(lambda: state()["seed=2"] == "queued")
-    def resumed():
-        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
-        return state()["seed=2"] == "finished"
-    until(resumed)
+    until(lambda: "PENDING" in asked("squeue", "-h", "-r", "-o", "%T") and state()["seed=2"] == "queued")
+    asked("scontrol", "update", f"JobId={job}", "StartTime=now")      # else Slurm waits two minutes
+    until(lambda: state()["seed=2"] == "finished")
     assert (last/"tries").read_text() == "xx" and "2 1 2" in (last/"tiny.ipynb").read_text()
     assert (last/"slurm.out").resolve().is_relative_to(home/"slurm") and (last/"slurm.out").read_text().count("Starting with JobEnvironment") == 2      # the log, by the run's name
     assert "one is refused" in (home/stands.run[1]/"slurm.err").read_text() + (home/stands.run[1]/"slurm.out").read_text()
