@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['status', 'sweep', 'reproduce', 'main']
 
-# %% ../nbs/18_launch.ipynb #2784a068
+# %% ../nbs/18_launch.ipynb #8f7afad8
 import argparse, ast, contextlib, inspect, itertools, json, multiprocessing, os, shutil, signal, subprocess, sys, tempfile
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 from .core import one_of, place, turns
 from .runs import Held, _claim, _json, _keep, _plan, _slurm, _writing, again, experiments, finished, fit, holder, parameters, run
 
-# %% ../nbs/18_launch.ipynb #326552f2
+# %% ../nbs/18_launch.ipynb #c6f80a49
 def _runs(root):
     "The folders of runs in and under `root`"
     for folder, inside, files in os.walk(root):
@@ -42,16 +42,15 @@ def status(
     "How each run stands: finished, damaged, running, failed, queued, stopped or waiting"
     folders = [Path(r) for r in runs] if isinstance(runs, (list, tuple)) else list(_runs(root := place(runs)))
     if not folders: raise FileNotFoundError(f"there are no runs in {root if root.exists() else f'{root}, which does not exist'}.")
-    asked = [_json(f/"run.json") for f in folders]
     queued = _slurm("pending,configuring,running,suspended") or {} if any((f/"slurm.json").exists() for f in folders) else {}
-    rows = []
-    for f, a in zip(folders, asked):
-        state, note = _state(f, queued)
-        rows.append(dict(run=f.name, experiment=a["experiment"], given=" ".join(f"{k}={v}" for k, v in a["given"].items()), state=state,
-                         minutes=_json(f/"finished.json").get("minutes"), note=note))
-    return pd.DataFrame(rows)
+    def row(f):
+        try:
+            (state, note), asked, done = _state(f, queued), _json(f/"run.json"), _json(f/"finished.json")
+            return dict(run=f.name, experiment=asked["experiment"], given=" ".join(f"{k}={v}" for k, v in asked["given"].items()), state=state, minutes=done.get("minutes"), note=note)
+        except ValueError as e: return dict(run=f.name, experiment="?", given="", state="damaged", minutes=None, note=str(e))
+    return pd.DataFrame(map(row, folders))
 
-# %% ../nbs/18_launch.ipynb #129b6d68
+# %% ../nbs/18_launch.ipynb #cde854f7
 def _work(folder, gpu, tell):
     "The life of one run's process"
     os.setsid()                                                           # Ctrl-C is the pool's to hear
@@ -109,7 +108,7 @@ def _local(folders, slots):
     except KeyboardInterrupt: pool.terminate(); follow(); raise
     finally: pool.stdin.close(); pool.wait()
 
-# %% ../nbs/18_launch.ipynb #e3cf310d
+# %% ../nbs/18_launch.ipynb #0cb7e183
 class _Task:
     "One run, as submitit pickles it"
     def __call__(self, folder):
@@ -138,7 +137,7 @@ def _submit(folders, home, workers, threads, options):
                 (folder/name).unlink(missing_ok=True); (folder/name).symlink_to(os.path.relpath(log, folder))
     print(f"submitted as {', '.join(sorted({j.job_id.split('_')[0] for j in jobs}))}; how they stand: masktune status {home}")
 
-# %% ../nbs/18_launch.ipynb #74bb3ddf
+# %% ../nbs/18_launch.ipynb #5976ff69
 def sweep(
     name,            # an experiment, or the path of a notebook
     grid:dict,       # parameter -> list of values; every combination is a run
@@ -170,12 +169,12 @@ def sweep(
 
 
 
-# %% ../nbs/18_launch.ipynb #1c9ffc54
+# %% ../nbs/18_launch.ipynb #69527cc4
 def _table(path):
     "A table of a run, read whole"
     try: return pd.read_parquet(path)
     except FileNotFoundError: return None
-    except Exception as e: raise ValueError(f"{path} is damaged ({str(e).splitlines()[0]}): delete finished.json beside it and start the run again.") from None
+    except Exception as e: raise ValueError(f"{path} is damaged: delete finished.json beside it and start the run again.") from e
 
 def _compared(what, before, now):
     "One row: a table of a run beside the same of another"
@@ -204,7 +203,7 @@ def reproduce(
         rows += [dict(what=k, before=before[k], now=now.get(k), same=before[k] == now.get(k)) for k in before]
         return pd.DataFrame(rows + [_compared(n, t, _table(other/n)) for n, t in tables.items()])
 
-# %% ../nbs/18_launch.ipynb #ad0da751
+# %% ../nbs/18_launch.ipynb #c45debd5
 def _value(text):
     "A parameter as it stands on the command line: a Python literal, else a string"
     try: return ast.literal_eval(text)
@@ -220,7 +219,7 @@ def _pairs(option, given, read):
     if wrong := [g for g in given if "=" not in g]: raise ValueError(f"{option} {wrong[0]} must be KEY=VALUE.")
     return {k: read(v) for k, v in (g.split("=", 1) for g in given)}
 
-# %% ../nbs/18_launch.ipynb #109e12a9
+# %% ../nbs/18_launch.ipynb #837eded9
 def _parser():
     parser = argparse.ArgumentParser("masktune", description="Run the experiments of masktune.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -252,7 +251,7 @@ def _parser():
         f.add_argument(f"--{p.name.replace('_', '-')}", **dict(action="store_true") if p.default is False else dict(type=p.annotation, default=p.default))
     return parser
 
-# %% ../nbs/18_launch.ipynb #849c70d5
+# %% ../nbs/18_launch.ipynb #f8dda356
 def _list(): print(*experiments(), sep="\n")
 def _show(name): print(parameters(name).to_markdown())
 

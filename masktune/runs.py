@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiments', 'parameters', 'run_hash', 'holder', 'Held', 'finished', 'report', 'again', 'run', 'record', 'fit']
 
-# %% ../nbs/17_runs.ipynb #6081ef54
+# %% ../nbs/17_runs.ipynb #8435bb9d
 import ast, contextlib, functools, html, inspect, json, os, re, socket, subprocess, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ import pandas as pd
 
 from .core import atomic, environment, fingerprint, one_of, place, share, turns
 
-# %% ../nbs/17_runs.ipynb #09d30024
+# %% ../nbs/17_runs.ipynb #ce258b7d
 def experiments() -> dict:
     "name -> notebook"
     here = Path(__file__).parent if "__file__" in globals() else place("masktune")
     folder = next(f for f in (here/"experiments", here.parent/"nbs"/"experiments") if f.is_dir())
     return {p.stem: p for p in sorted(folder.glob("*.ipynb"))}
 
-# %% ../nbs/17_runs.ipynb #f1807004
+# %% ../nbs/17_runs.ipynb #6ea5583b
 def _notebook(name):
     "The notebook of an experiment's name, or of a path"
     if Path(name).suffix != ".ipynb": return experiments()[one_of("experiment", name, experiments())]
@@ -35,7 +35,7 @@ def _cells(path, changed):
     except (json.JSONDecodeError, KeyError): raise ValueError(f"{path} is damaged: it is not a notebook.") from None
     return [(c["metadata"].get("tags", []), "".join(c["source"])) for c in cells if c["cell_type"] == "code"]
 
-# %% ../nbs/17_runs.ipynb #a9c05e14
+# %% ../nbs/17_runs.ipynb #9cf04793
 _KINDS = {t.__name__: t for t in (bool, int, float, str, list, dict)}
 _SAID = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a dict"}
 _DIGITS = r"(-?\d+(?:\.\d+)?)"
@@ -85,7 +85,7 @@ class _Parameter:
             raise ValueError(f"{self.name}={value!r} must be {self.allowed} ({self.meaning}).")
         return value
 
-# %% ../nbs/17_runs.ipynb #ab361a1e
+# %% ../nbs/17_runs.ipynb #8d35124a
 @functools.lru_cache(256)
 def _declared(nb, changed):
     import papermill
@@ -104,7 +104,7 @@ def parameters(
     return pd.DataFrame([(p.name, repr(p.default), p.allowed, p.meaning) for p in _parameters(name).values()],
                         columns=["parameter", "default", "allowed", "meaning"]).set_index("parameter")
 
-# %% ../nbs/17_runs.ipynb #3df094da
+# %% ../nbs/17_runs.ipynb #35d3b74b
 def _checked(name, given):
     "All parameters with their values, those `given` checked"
     known = _parameters(name)
@@ -112,7 +112,7 @@ def _checked(name, given):
     for p in given: one_of("parameter", p, known)
     return {k: p.check(given[k]) if k in given else p.default for k, p in known.items() if k != "out"}
 
-# %% ../nbs/17_runs.ipynb #b8fae643
+# %% ../nbs/17_runs.ipynb #858ddf05
 def _code(source):
     "What a piece of code says to the machine: without comments, layout and docstrings"
     try: tree = ast.parse(source)
@@ -135,7 +135,7 @@ def run_hash(
     modules = {p.name: _module(p, p.stat().st_mtime_ns) for p in sorted(here.glob("*.py")) if p.stem not in ("_modidx", "launch", "tables")}
     return fingerprint(nb.stem, _checked(name, given), cells, modules)
 
-# %% ../nbs/17_runs.ipynb #b6b6663d
+# %% ../nbs/17_runs.ipynb #d2d21ac2
 _SILENT, _BEAT = 600, 15     # seconds
 
 def _slurm(states):
@@ -173,7 +173,7 @@ def holder(
     "Who is working on a run"
     return next(filter(None, map(_alive, _locks(Path(folder)))), None)
 
-# %% ../nbs/17_runs.ipynb #4bd9fc6a
+# %% ../nbs/17_runs.ipynb #260c4819
 class Held(RuntimeError):
     "Someone else is working on this run"
 
@@ -210,7 +210,7 @@ class _Lock:
         self.over.set()
         self.path.unlink(missing_ok=True)
 
-# %% ../nbs/17_runs.ipynb #59579218
+# %% ../nbs/17_runs.ipynb #30b330f3
 def finished(
     folder,          # of a run
 ) -> bool:
@@ -250,7 +250,7 @@ def _claim(folder, plan):
     if before["experiment"] != plan["experiment"]: changed = [f"experiment {before['experiment']}"]
     raise ValueError(f"{folder} holds another run, with {', '.join(changed) or 'the code as it was then'}: choose another folder or delete that one.")
 
-# %% ../nbs/17_runs.ipynb #d096c221
+# %% ../nbs/17_runs.ipynb #ca119582
 _PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
 :root {{color-scheme: light dark}}
 body {{font: 16px/1.55 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word}}
@@ -258,8 +258,8 @@ h1, h2, h3 {{line-height: 1.2; margin: 1.6em 0 .5em}} blockquote {{margin: 0; op
 img {{max-width: 100%; height: auto; background: white}}
 pre {{font-size: 13px; overflow-x: auto}} code {{font-size: .9em}}
 .output, .wide {{overflow-x: auto; margin: .8em 0}}
-table {{border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums}}
-td, th {{padding: .25em .7em; border-bottom: 1px solid #8884; text-align: left}} td {{white-space: nowrap}} .wide td {{white-space: normal}}
+table {{border-collapse: collapse; border: 0; font-size: 14px; font-variant-numeric: tabular-nums}}
+td, th {{padding: .25em .7em; border: 0; border-bottom: 1px solid #8884; text-align: left}} td {{white-space: nowrap}} .wide td {{white-space: normal}}
 </style></head><body>{body}<h2>How it was made</h2><div class="wide">{made}</div></body></html>
 """
 
@@ -285,7 +285,7 @@ def report(
     lines = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in made.items())
     return _PAGE.format(title=html.escape(title), body=body, made=f"<table>{lines}</table>")
 
-# %% ../nbs/17_runs.ipynb #82185569
+# %% ../nbs/17_runs.ipynb #22bc94e2
 @contextlib.contextmanager
 def _environment(**values):
     "These environment variables, and what was there before afterwards"
@@ -316,7 +316,7 @@ def _followed(log):
     try: yield
     finally: done.set(); follower.join()
 
-# %% ../nbs/17_runs.ipynb #158d4db2
+# %% ../nbs/17_runs.ipynb #a9e6e023
 def _execute(folder, plan):
     "Execute a claimed run; a notebook that fails is an error of one sentence, with the rest in `failed.json` and the notebook"
     import papermill
@@ -345,6 +345,7 @@ def _execute(folder, plan):
     with _writing(folder), atomic(folder/"report.html") as t: t.write_text(report(executed, made))
     _keep(folder, "finished.json", at=time.strftime("%F %T"), minutes=minutes, sizes={f.name: f.stat().st_size for f in sorted(folder.glob("*.parquet"))})
 
+# %% ../nbs/17_runs.ipynb #62b5c0f9
 def again(
     folder,          # of a run that was asked for: its `run.json` says what
 ) -> Path:           # the executed notebook
@@ -370,7 +371,7 @@ def run(
     _claim(folder, _plan(name, given, threads))
     with _followed(folder/"log.txt"): return again(folder)
 
-# %% ../nbs/17_runs.ipynb #405ae38e
+# %% ../nbs/17_runs.ipynb #4f9867f4
 def record(
     out,             # the run's folder
     parameters:dict, # what it was told
@@ -383,7 +384,7 @@ def record(
     with atomic(out/"config.json") as temp: temp.write_text(json.dumps(kept, indent=1, default=str))
     return kept
 
-# %% ../nbs/17_runs.ipynb #aa556a8b
+# %% ../nbs/17_runs.ipynb #7287c6e6
 def fit(
     photos,          # one folder per class
     out,             # the run's folder; a relative one counts from the project

@@ -134,6 +134,8 @@ def test_thousands_of_runs_stand_in_seconds(tmp_path):
     start = time.monotonic()
     assert states(tmp_path) == dict(finished=1000, waiting=1000)
     assert time.monotonic() - start < 3
+    (tmp_path/"a"/"tiny-7"/"run.json").write_text('{"experi')
+    assert states(tmp_path) == dict(finished=999, waiting=1000, damaged=1)
     with pytest.raises(FileNotFoundError, match="there are no runs in .*nowhere, which does not exist"): status(tmp_path/"nowhere")
 
 
