@@ -170,7 +170,7 @@ def sweep(
 
 
 # %% ../nbs/18_launch.ipynb #69527cc4
-def _table(path):
+def _numbers(path):
     "A table of a run, read whole"
     try: return pd.read_parquet(path)
     except FileNotFoundError: return None
@@ -192,7 +192,7 @@ def reproduce(
     folder = place(run)
     if not (plan := _json(folder/"run.json")): raise FileNotFoundError(f"there is no run in {folder}: no run.json.")
     if not finished(folder): raise ValueError(f"{folder} is not finished: there is nothing to compare with.")
-    tables = {n: t for n in ("metrics.parquet", "predictions.parquet") if (t := _table(folder/n)) is not None}
+    tables = {n: t for n in ("metrics.parquet", "predictions.parquet") if (t := _numbers(folder/n)) is not None}
     if not tables: raise ValueError(f"{folder} left neither metrics.parquet nor predictions.parquet: there is nothing to compare.")
     with tempfile.TemporaryDirectory() as spare:
         other = place(out or spare)
@@ -201,7 +201,7 @@ def reproduce(
         rows = [dict(what="code and parameters", before=plan["hash"], now=one["hash"], same=plan["hash"] == one["hash"])]
         before, now = (_json(f/"config.json").get("environment", {}) for f in (folder, other))
         rows += [dict(what=k, before=before[k], now=now.get(k), same=before[k] == now.get(k)) for k in before]
-        return pd.DataFrame(rows + [_compared(n, t, _table(other/n)) for n, t in tables.items()])
+        return pd.DataFrame(rows + [_compared(n, t, _numbers(other/n)) for n, t in tables.items()])
 
 # %% ../nbs/18_launch.ipynb #c45debd5
 def _value(text):
@@ -242,8 +242,10 @@ def _parser():
     pairs(c, "--slurm", "an option of submitit's AutoExecutor, e.g. slurm_partition=gpu")
     commands.add_parser("status", help="how the runs stand").add_argument("runs", nargs="?", default="runs")
     c = command("table", "finished runs as a table", "runs")
-    for flag, default in dict(rows="method", cols="data", metric="worst_group", against=None, split=None, select=None, where=None, format="markdown").items():
-        c.add_argument(f"--{flag}", default=default)
+    for flag, default, help in (("rows", "method", "the column whose values are the rows"), ("cols", "data", "the same for the columns"), ("metric", "worst_group", "which numbers, with commas between"),
+                                ("against", None, "the row that the others are compared with, seed by seed"), ("split", None, "where it was measured"), ("select", None, "what chooses the weights"),
+                                ("where", None, "which numbers count, as a pandas query"), ("format", "markdown", "markdown, html, latex or csv")):
+        c.add_argument(f"--{flag}", default=default, help=help)
     command("reproduce", "execute a run once more and compare all its numbers", "run").add_argument("--out", help="where the second one goes")
     f = command("fit", "ERM and MaskTune on a folder of images, one folder per class", "photos")
     f.add_argument("--out", help="the run's folder (default: runs/PHOTOS)")
@@ -270,9 +272,10 @@ def _status(runs):
     stands = status(runs)
     print(stands.to_markdown(index=False), "", ", ".join(f"{n} {s}" for s, n in stands.state.value_counts().items()), sep="\n")
 
-def _table_(runs, **options):
+def _table(runs, metric, split, **options):
     from masktune.tables import table
-    print(table(runs, **options))
+    several = lambda text: text.split(",") if text and "," in text else text
+    print(table(runs, metric=several(metric), split=several(split), **options))
 
 def _reproduce(run, out):
     rows = reproduce(run, out)
@@ -290,7 +293,7 @@ def main(
 ):
     "masktune list | show | run | sweep | status | table | reproduce | fit; masktune COMMAND --help says more"
     given = vars(_parser().parse_args(argv))
-    does = dict(list=_list, show=_show, run=_run, sweep=_sweep, status=_status, table=_table_, reproduce=_reproduce, fit=_fit)[given.pop("command")]
+    does = dict(list=_list, show=_show, run=_run, sweep=_sweep, status=_status, table=_table, reproduce=_reproduce, fit=_fit)[given.pop("command")]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)     # killed kindly is stopped, as by Ctrl-C
     try: code = does(**given)
     except KeyboardInterrupt: sys.exit("masktune: stopped; started again it goes on.")

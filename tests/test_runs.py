@@ -95,7 +95,7 @@ def test_a_run_leaves_its_record_and_is_done_once(tmp_path, monkeypatch):
                   "import os; print(*[os.environ[k] for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')])")
     executed = run(nb, tmp_path/"run", threads=2, seed=5)
     files = {p.name for p in (tmp_path/"run").iterdir()}
-    assert files == {"finished.json", "log.txt", "metrics.parquet", "report.html", "run.json", "tiny.ipynb"} and finished(tmp_path/"run")
+    assert files == {"config.json", "finished.json", "log.txt", "metrics.parquet", "report.html", "run.json", "tiny.ipynb"} and finished(tmp_path/"run")
     asked = json.loads((tmp_path/"run"/"run.json").read_text())
     assert asked["parameters"] == dict(seed=5, method="ERM", share=.5, epochs=None) and asked["given"] == dict(seed=5) and asked["hash"] == run_hash(nb, seed=5) == record(tmp_path/"run", {})["run"]
     assert asked["threads"] == 2 and "2 2\\n" in executed.read_text() and os.environ["OMP_NUM_THREADS"] == "1"

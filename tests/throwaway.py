@@ -9,7 +9,8 @@ share = 0.5              # of something, 0 to 1
 epochs: int = None       # passes, 1 or more; None: 3
 out = "runs/tiny"        # the run's folder"""
 
-WRITES = """import numpy as np, pandas as pd
+WRITES = """import json, numpy as np, pandas as pd
+with open(f"{out}/config.json", "w") as f: json.dump(dict(parameters=dict(seed=seed, method=method)), f)
 value = np.random.default_rng(seed).random(4)
 pd.DataFrame(dict(data="tiny", method=method, seed=seed, sees="labels", weights="last", epoch=pd.array([None]*4, "Int64"), split="test",
                   metric=["worst_group", "accuracy", "minutes", "group a"], value=value)).to_parquet(f"{out}/metrics.parquet")"""
