@@ -21,6 +21,7 @@ from masktune.neurontune import *
 from masktune.spuriosity import *
 from masktune.baselines import *
 from masktune.selective import *
+from masktune.tables import *
 from masktune.compare import *
 from masktune.runs import *
-from masktune.tables import *
+from masktune.launch import *
