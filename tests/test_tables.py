@@ -14,7 +14,7 @@ from masktune.data import Benchmark, Split
 from masktune.finetune import MaskTune
 from masktune.metrics import Predictions
 from masktune.models import create
-from masktune.tables import SELECTIONS, _interval, _wilcoxon, beside, holm, measured, read, select, table
+from masktune.tables import SELECTIONS, _interval, _wide, _wilcoxon, beside, holm, measured, read, select, table
 from masktune.training import ERM, TensorBoard, listening
 
 
@@ -198,7 +198,7 @@ def test_missing_cells_and_orders(tmp_path):
     assert table(tmp_path, "k", where="data == 'a' and method != 'JTT'").frame.k.tolist() == [9, 10], "numbers by size"
     assert "| class labels | 60.0" in str(table(tmp_path, "sees", where="data == 'a' and method == 'ERM'"))
     t = table(tmp_path, cols="metric", metric=["minutes", "worst_group"], where="data == 'a' and method == 'ERM'")
-    assert t.frame["mean"].tolist() == [31, .6] and t._wide(["31.0", "60.0"]).columns.tolist() == ["method", "sees", "minutes", "worst group, %"] and "31.0 " in str(t) and "on test;" in t.caption, "minutes belong to no split, and are no percentages"
+    assert t.frame["mean"].tolist() == [31, .6] and _wide(t, ["31.0", "60.0"]).columns.tolist() == ["method", "sees", "minutes", "worst group, %"] and "31.0 " in str(t) and "on test;" in t.caption, "minutes belong to no split, and are no percentages"
 
 
 @pytest.mark.parametrize("wrong,says", [
