@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELECTIONS', 'FORMATS', 'read', 'select', 'measured', 'holm', 'varying', 'Table', 'table', 'beside']
 
-# %% ../nbs/17_tables.ipynb #c92d0ff4
+# %% ../nbs/17_tables.ipynb #d771ec2f
 import json, re, warnings
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ from scipy import stats
 from .core import one_of, place
 from .metrics import Predictions, report
 
-# %% ../nbs/17_tables.ipynb #f148a28d
+# %% ../nbs/17_tables.ipynb #53e86adf
 _COLUMNS = ["data", "method", "seed", "sees", "weights", "epoch", "split", "metric", "value"]
 
 def _opened(folder):
@@ -33,7 +33,7 @@ def _opened(folder):
     except FileNotFoundError: return None, "there is no config.json beside metrics.parquet"
     except ValueError: return None, "config.json is damaged"
 
-# %% ../nbs/17_tables.ipynb #5d05379b
+# %% ../nbs/17_tables.ipynb #d7657744
 def _told(run, config):
     "A run's parameters as one row"
     known = config["parameters"] | config.get("settings", {})
@@ -59,7 +59,7 @@ def read(
     out.attrs["skipped"] = skipped
     return out
 
-# %% ../nbs/17_tables.ipynb #ca243a93
+# %% ../nbs/17_tables.ipynb #0565e3f2
 SELECTIONS = {   # rule -> (which number on validation should be highest, whether that takes group labels)
     "best validation average":     ("accuracy", False),
     "best validation worst group": ("worst_group", True),
@@ -80,7 +80,7 @@ def _meant(m):
     meant = m.weights == (m.given_weights.fillna("best") if "given_weights" in m else "best")
     return meant | ~meant.groupby([m[c] for c in (*_FIT, "split", "metric")]).transform("any")
 
-# %% ../nbs/17_tables.ipynb #8f173ae9
+# %% ../nbs/17_tables.ipynb #57d0bfd7
 def _undecided(metrics, scores, by):
     "Of candidates that have no number to choose by, the weights that their run shows, where these are all the same"
     shown = metrics[metrics.epoch.isna() & ~metrics.split.isin(_SEEN)].merge(scores[[*by, "run", "weights"]].drop_duplicates())
@@ -107,7 +107,7 @@ def select(
     if open_.any(): best = pd.concat([best, _undecided(metrics, scores[open_], by)])
     return metrics.merge(best[[*candidate, "candidates"]])
 
-# %% ../nbs/17_tables.ipynb #ceffbc7d
+# %% ../nbs/17_tables.ipynb #a45d4de8
 def _measured(p):
     "The numbers that one table of predictions gives"
     names = lambda column: [str(i) for i in range(int(p[column].max()) + 1)] if column in p else None
@@ -128,7 +128,7 @@ def measured(
     constant = metrics.drop(columns=["weights", "epoch", "split", "metric", "value"]).drop_duplicates(["run", "method", "seed"])
     return pd.DataFrame(rows).merge(constant).assign(epoch=pd.array([pd.NA]*len(rows), "Int64"))
 
-# %% ../nbs/17_tables.ipynb #087ce6e6
+# %% ../nbs/17_tables.ipynb #c89d4eca
 def _interval(differences, draws=9999):
     "95 % percentile bootstrap of the mean over the last axis, seeded"
     d = np.asarray(differences, float)
@@ -151,7 +151,7 @@ def holm(
     out[order] = np.minimum(np.maximum.accumulate(p[order]*np.arange(len(order), 0, -1)), 1)
     return out
 
-# %% ../nbs/17_tables.ipynb #1504ea05
+# %% ../nbs/17_tables.ipynb #7ff07332
 _HARMLESS = {"value", "seed", "run", "commit", "epoch", "weights", "candidates", "given_seed", "given_method", "n_seeds", "out", "device", "root", "download"}
 
 def _where(m, where):
@@ -177,7 +177,7 @@ def _differ(m, cell, names):
     differ = "; ".join(f"{c} ({', '.join(map(str, list(within[c].drop_duplicates())[:6]))})" for c in kinds.columns[kinds.loc[where] > 1])
     raise ValueError(f"the numbers of {' on '.join(map(str, where))} can't be averaged: they differ in {differ}. Say which with where= or split=, let a rule choose with select=, or make it rows or cols.")
 
-# %% ../nbs/17_tables.ipynb #bdf79482
+# %% ../nbs/17_tables.ipynb #c849a6ab
 def _listed(names): return [names] if isinstance(names, str) else list(names or [])
 
 def _asked(m, metric, split):
@@ -195,7 +195,7 @@ def _shown(m, rows, cols, metric, split, rule):
         raise ValueError(f"{' and '.join(metric)} {left}.")
     return m if rule or "weights" in cell else m[_meant(m)]
 
-# %% ../nbs/17_tables.ipynb #18f82fc2
+# %% ../nbs/17_tables.ipynb #12c90aa0
 def _one_a_seed(m, rows, cols, rule):
     "The rows, each number once; an error where a cell would mix different things"
     cell, same = [rows, cols], ["data", "method", "sees", "split", "metric"]
@@ -209,19 +209,21 @@ def _one_a_seed(m, rows, cols, rule):
         raise ValueError(f"seed {seed} of {' on '.join(map(str, where))} has different numbers from {', '.join(twice[twice.seed == seed].run.unique()[:4])}, with the same settings. Say which with where=, for example where=\"run == {twice.run.iloc[0]!r}\".")
     return m
 
-# %% ../nbs/17_tables.ipynb #87bea314
+# %% ../nbs/17_tables.ipynb #ca66e3d6
 def _summary(m, rows, cols, against, rule=None):
     "One row a cell: mean, sd, n, seeds, what chose, and the paired differences to the row `against`"
-    cells = {key: cell.set_index("seed").sort_index() for key, cell in m.groupby([rows, cols], sort=False)}
-    out = pd.DataFrame([{rows: row, cols: col, "metric": c.metric.iloc[0], "mean": c.value.mean(), "sd": c.value.std(), "n": len(c), "seeds": list(map(int, c.index)),
-                         "sees": c.sees.iloc[0], "selected_by": rule, "uses_groups": rule and SELECTIONS[rule][1], "candidates": c.candidates.max() if rule else 1} for (row, col), c in cells.items()])
-    for i, (row, col) in enumerate(cells):
-        if against is None or row == against or (against, col) not in cells: continue
-        d = (cells[row, col].value - cells[against, col].value).dropna()
+    cells = m.sort_values("seed", kind="stable").groupby([rows, cols], sort=False)
+    named = dict(metric=("metric", "first"), mean=("value", "mean"), sd=("value", "std"), n=("value", "size"), seeds=("seed", list), values=("value", list), sees=("sees", "first"))
+    if rule: named["candidates"] = "candidates", "max"
+    out = cells.agg(**{k: v for k, v in named.items() if k not in (rows, cols)}).reset_index().assign(selected_by=rule, uses_groups=rule and SELECTIONS[rule][1])
+    values = {(row, col): pd.Series(v, s) for row, col, v, s in zip(out[rows], out[cols], out.pop("values"), out.seeds) if against is not None}
+    for i, (row, col) in enumerate(values):
+        if row == against or (against, col) not in values: continue
+        d = (values[row, col] - values[against, col]).dropna()
         if len(d): out.loc[i, ["difference", "low", "high", "pairs", "p"]] = [d.mean(), *_interval(d), len(d), _wilcoxon(d)]
     return out.assign(p_holm=holm(out.p)) if "p" in out else out
 
-# %% ../nbs/17_tables.ipynb #d79454d0
+# %% ../nbs/17_tables.ipynb #bb1aeb4b
 _NAMES = dict(worst_group="worst group", accuracy="accuracy (each image once)", adjusted="adjusted accuracy (weighted by shares in training)", balanced="balanced accuracy (mean over groups)",
               masked="accuracy on images masked by ERM's maps")
 _PLAIN = dict(loss=3, minutes=1)   # metric -> digits; all others are fractions, shown in percent
@@ -237,17 +239,24 @@ def _difference(c):
     "The paired difference of a cell, as text"
     if not np.isfinite(c.difference): return ""
     factor, digits = _scale(c.metric)
-    shown = [f"{factor*v:+.{digits}f}" for v in (c.difference, c.low, c.high) if np.isfinite(v)]
+    shown = [f"{round(factor*v, digits) + 0.:+.{digits}f}" for v in (c.difference, c.low, c.high) if np.isfinite(v)]
     return shown[0] + (f" ({shown[1]} to {shown[2]})" if len(shown) == 3 else "") + (f", n={c.pairs:.0f}" if c.pairs != c.n else "") + (f", p={c.p_holm:.2g}" if np.isfinite(c.p_holm) else "")
 
 def _titles(metrics):
     "metric -> its name and unit"
     return {k: _NAMES.get(k, k) + ("" if k in _PLAIN else ", %") for k in metrics}
 
-# %% ../nbs/17_tables.ipynb #be1088c9
-FORMATS = ["markdown", "html", "latex", "csv"]
-_LATEX = {"±": r"$\pm$", "×": r"$\times$", "†": r"$^\dagger$", "–": "--"}
+# %% ../nbs/17_tables.ipynb #2c41dcb3
+def _wide(t, text, sees=True):
+    "`text` of each cell of a Table, in rows and columns"
+    wide = t.frame.assign(text=text).pivot(index=t.rows, columns=t.cols, values="text")
+    wide = wide.reindex(index=t.frame[t.rows].unique(), columns=t.frame[t.cols].unique()).fillna("–")
+    if t.cols == "metric": wide = wide.rename(columns=_titles(wide.columns))
+    seen = t.frame.groupby(t.rows).sees
+    if sees and "sees" not in (t.rows, t.cols) and seen.nunique().max() == 1: wide.insert(0, "sees", seen.first().reindex(wide.index))
+    return wide.rename_axis(index=t.rows.replace("_", " "), columns=None).reset_index()
 
+# %% ../nbs/17_tables.ipynb #1a28bb1d
 @dataclass
 class Table:
     "Means over seeds, and how they came about"
@@ -261,24 +270,16 @@ class Table:
     of:dict = field(default_factory=dict)   # the data sets and splits that were measured
     published:pd.DataFrame = None    # figures of others
 
-    def _wide(self, text, sees=True):
-        "`text` of each cell, in rows and columns"
-        wide = self.frame.assign(text=text).pivot(index=self.rows, columns=self.cols, values="text")
-        wide = wide.reindex(index=self.frame[self.rows].unique(), columns=self.frame[self.cols].unique()).fillna("–")
-        if self.cols == "metric": wide = wide.rename(columns=_titles(wide.columns))
-        if sees and self.frame.groupby(self.rows).sees.nunique().max() == 1: wide.insert(0, "sees", self.frame.groupby(self.rows).sees.first().reindex(wide.index))
-        return wide.rename_axis(index=self.rows.replace("_", " "), columns=None).reset_index()
-
     def blocks(self):
         "(heading, table of text) of each part"
         f = self.frame
         uneven = f.n.nunique() > 1
-        yield self.caption, self._wide([_spread(m, s, k, n if uneven else None) for m, s, k, n in zip(f["mean"], f.sd, f.metric, f.n)])
+        yield self.caption, _wide(self, [_spread(m, s, k, n if uneven else None) for m, s, k, n in zip(f["mean"], f.sd, f.metric, f.n)])
         if "difference" in f:
             tests = int(f.p.notna().sum())
             p = f"; p: Wilcoxon's signed ranks, Holm over {tests} comparisons; the smallest there can be is {min(1., tests*2/2**f.pairs.max()):.2g}" if tests else "; no p-values, they need six seeds"
             yield (f"Difference to {self.against}, seed by seed: mean (95 % bootstrap interval{', too narrow with so few seeds' if f.pairs.max() < 10 else ''}){p}",
-                   self._wide([_difference(c) for c in f.itertuples()], False).query(f"`{self.rows.replace('_', ' ')}` != @self.against"))
+                   _wide(self, [_difference(c) for c in f.itertuples()], False).query(f"`{self.rows.replace('_', ' ')}` != @self.against"))
         if self.published is not None: yield _quoted(self.published)
 
     def render(self,
@@ -293,7 +294,7 @@ class Table:
     def __str__(self): return self.render()
     def _repr_markdown_(self): return self.render("markdown")
 
-# %% ../nbs/17_tables.ipynb #4bda7c3b
+# %% ../nbs/17_tables.ipynb #6ceeae32
 def _markdown(heading, t): return f"{heading}\n\n" + t.to_markdown(index=False, disable_numparse=True)
 def _html(heading, t): return t.to_html(index=False).replace(">", f"><caption>{heading.replace('&', '&amp;').replace('<', '&lt;')}</caption>", 1)
 def _latex(heading, t):
@@ -301,20 +302,23 @@ def _latex(heading, t):
     text = t.to_latex(index=False, escape=True, caption=escaped)
     for sign, command in _LATEX.items(): text = text.replace(sign, command)
     return text
+FORMATS = ["markdown", "html", "latex", "csv"]
+_LATEX = {"±": r"$\pm$", "×": r"$\times$", "†": r"$^\dagger$", "–": "--"}
 _WRITE = dict(markdown=_markdown, html=_html, latex=_latex)
 _NOTE = dict(markdown="*{}*", html="<p>{}</p>", latex="% {}")
 
-# %% ../nbs/17_tables.ipynb #784df907
+# %% ../nbs/17_tables.ipynb #4c5e42a4
 def _caption(m, f, rule):
     "The sentence above the table"
     counts, units, splits = sorted({int(n) for n in f.n}), _titles(f.metric.unique()).values(), m[m.metric != "minutes"].split.unique()
     spread = "one seed" if counts == [1] else f"mean ± standard deviation over n = {counts[0]} seeds" if len(counts) == 1 else "mean ± standard deviation over n seeds"
-    names = dict(best="the best epoch by validation", last="the last epoch")
+    names = dict(best="the best by validation", last="the last")
     metric, groups = SELECTIONS[rule] if rule else (None, False)
-    chosen = f"weights of {' or, where there are none, '.join(names.get(w, str(w)) for w in sorted(m.weights.unique()))}; nothing chosen among settings"
+    chosen = f"weights: {' or, where there are none, '.join(names.get(w, str(w)) for w in sorted(m.weights.unique()))}; nothing chosen among settings"
     if metric:
-        among = " to ".join(str(n) for n in sorted({m.candidates.min(), m.candidates.max()}))
-        chosen = f"chosen by {rule}, {'which uses group labels' if groups else 'without group labels'}, among {among} candidates a seed"
+        counted = sorted({m.candidates.min(), m.candidates.max()})
+        among = f"among {' to '.join(map(str, counted))} candidates a seed" if counted[-1] > 1 else "one candidate a seed"
+        chosen = f"chosen by {rule}, {'which uses group labels' if groups else 'without group labels'}, {among}"
     what = ("; ".join(units) if len(units) < 4 else "Results") + (f", on {', '.join(map(str, splits))}" if len(splits) else "")
     return f"{what[0].upper()}{what[1:]}; {spread}; {chosen}."
 
@@ -322,12 +326,12 @@ def _notes(f, rows, cols, lost, skipped, commits):
     "What is missing: runs that could not be read, cells that the rule left empty, seeds that others have"
     notes = [f"Left out: {s}." for s in skipped] + [f"{r} on {c}: nothing to choose by." for r, c in lost]
     for c, part in f.groupby(cols, sort=False):
-        every = set().union(*part.seeds)
+        every, there = set().union(*part.seeds), set(part[rows])
         notes += [f"{r} on {c}: no seed {', '.join(map(str, sorted(gone)))}." for r, seeds in zip(part[rows], part.seeds) if (gone := every - set(seeds))]
-        notes += [f"{r} on {c}: not measured." for r in f[rows].unique() if r not in set(part[rows]) and (r, c) not in lost]
+        notes += [f"{r} on {c}: not measured." for r in f[rows].unique() if r not in there and (r, c) not in lost]
     return notes + ([f"These runs are of {len(commits)} commits: {', '.join(map(str, commits[:4]))}."] if len(commits) > 1 else [])
 
-# %% ../nbs/17_tables.ipynb #69d67ecb
+# %% ../nbs/17_tables.ipynb #558f0e4a
 def _order(values, first=None):
     "Numbers by size; names as they came, but `first` first"
     values = list(dict.fromkeys(values))
@@ -359,11 +363,12 @@ def table(
     order = dict(metric=metric, split=split or kept.split.unique())
     order = {c: {v: i for i, v in enumerate(order.get(c, _order(m[c].dropna(), against if c == rows else None)))} for c in (rows, cols)}
     f = _summary(kept, rows, cols, against, select).sort_values([rows, cols], key=lambda c: c.map(order[c.name]), ignore_index=True)
-    lost = [cell for cell in dict.fromkeys(zip(*(_asked(m, metric, split)[c] for c in (rows, cols)))) if cell not in set(zip(f[rows], f[cols]))]
+    there = set(zip(f[rows], f[cols]))
+    lost = [cell for cell in dict.fromkeys(zip(*(_asked(m, metric, split)[c] for c in (rows, cols)))) if cell not in there]
     return Table(f, rows, cols, _caption(kept, f, select), _notes(f, rows, cols, lost, m.attrs.get("skipped", []), kept.commit.unique()), against, format,
                  {c: kept[c].unique().tolist() for c in ("data", "split")})
 
-# %% ../nbs/17_tables.ipynb #5e17ea10
+# %% ../nbs/17_tables.ipynb #76563bdd
 def _same(name): return re.sub("[^a-z0-9]", "", str(name).split(" (")[0].lower())   # "biased MNIST (full, square)" and "biased_mnist" are one set
 
 def _quoted(p):

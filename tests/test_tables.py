@@ -14,7 +14,7 @@ from masktune.data import Benchmark, Split
 from masktune.finetune import MaskTune
 from masktune.metrics import Predictions
 from masktune.models import create
-from masktune.tables import SELECTIONS, _interval, _wilcoxon, beside, holm, measured, read, select, table
+from masktune.tables import SELECTIONS, _interval, _wide, _wilcoxon, beside, holm, measured, read, select, table
 from masktune.training import ERM, TensorBoard, listening
 
 
@@ -125,16 +125,16 @@ def test_rules_pick_what_they_should(sweep, rule, lr, weights, value):
 def test_last_chooses_weights_and_no_settings(sweep):
     with pytest.raises(ValueError, match=r"they differ in lr \(0.01, 0.1\)"): table(sweep, select="last")
     t = table(sweep, cols="lr", select="last")
-    assert np.isclose(cell(t, lr=.1)["mean"], .811) and np.isclose(cell(t, lr=.01)["mean"], .561) and "weights of the last epoch; nothing chosen" in t.caption
+    assert np.isclose(cell(t, lr=.1)["mean"], .811) and np.isclose(cell(t, lr=.01)["mean"], .561) and "weights: the last; nothing chosen" in t.caption
 
 
 def test_the_best_weights_are_shown_where_nothing_chooses_and_the_rule_can_be_ones_own(sweep, monkeypatch):
     t = table(sweep, cols="lr")
-    assert np.isclose(cell(t, lr=.1)["mean"], .511) and "nothing chosen" in t.caption and "best epoch" in t.caption
+    assert np.isclose(cell(t, lr=.1)["mean"], .511) and "nothing chosen" in t.caption and "weights: the best by validation;" in t.caption
     t = table(sweep, cols="weights", where="lr == .1")
     assert np.isclose(cell(t, weights="last")["mean"], .811)
     t = table(sweep, cols="lr", where="weights == 'last'")
-    assert np.isclose(cell(t, lr=.1)["mean"], .811) and "weights of the last epoch" in t.caption
+    assert np.isclose(cell(t, lr=.1)["mean"], .811) and "weights: the last;" in t.caption
     monkeypatch.setitem(SELECTIONS, "mine", ("accuracy", False))
     assert table(sweep, select="mine").frame["mean"].equals(table(sweep, select="best validation average").frame["mean"])
 
@@ -163,7 +163,7 @@ def test_the_last_weights_are_judged_by_the_last_row_of_the_history(tmp_path):
 def test_a_run_that_was_told_which_weights_to_show_shows_those(tmp_path):
     write(tmp_path/"a", [row(.5), row(.4, weights="last"), row(.6, method="JTT")], parameters=dict(weights="last"))
     t = table(tmp_path)
-    assert cell(t, "ERM")["mean"] == .4 and cell(t, "JTT")["mean"] == .6 and "the best epoch by validation or, where there are none, the last epoch" in t.caption
+    assert cell(t, "ERM")["mean"] == .4 and cell(t, "JTT")["mean"] == .6 and "weights: the best by validation or, where there are none, the last;" in t.caption
 
 
 def test_different_things_are_never_averaged(tmp_path):
@@ -196,8 +196,9 @@ def test_missing_cells_and_orders(tmp_path):
     t = table(tmp_path, against="JTT")
     assert t.frame[["method", "data"]].values.tolist() == [["JTT", "a"], ["ERM", "b"], ["ERM", "a"], ["Z", "a"]] and "JTT on b: not measured." in t.notes and "–" in str(t)
     assert table(tmp_path, "k", where="data == 'a' and method != 'JTT'").frame.k.tolist() == [9, 10], "numbers by size"
+    assert "| class labels | 60.0" in str(table(tmp_path, "sees", where="data == 'a' and method == 'ERM'"))
     t = table(tmp_path, cols="metric", metric=["minutes", "worst_group"], where="data == 'a' and method == 'ERM'")
-    assert t.frame["mean"].tolist() == [31, .6] and t._wide(["31.0", "60.0"]).columns.tolist() == ["method", "sees", "minutes", "worst group, %"] and "31.0 " in str(t) and "on test;" in t.caption, "minutes belong to no split, and are no percentages"
+    assert t.frame["mean"].tolist() == [31, .6] and _wide(t, ["31.0", "60.0"]).columns.tolist() == ["method", "sees", "minutes", "worst group, %"] and "31.0 " in str(t) and "on test;" in t.caption, "minutes belong to no split, and are no percentages"
 
 
 @pytest.mark.parametrize("wrong,says", [
