@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import Seldom, atomic, fingerprint, one_of, pick_device, rng, team, track, turns
-from .data import Benchmark, Split
+from .data import Batch, Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
@@ -133,7 +133,11 @@ def _average_buffers(net):
     _add_up(moving)
 
 # %% ../nbs/07_training.ipynb #df47db9e
-def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
+def cross_entropy(
+    label_smoothing:float=0.,  # share of each label that is spread over all classes
+):                       # (network, Batch) -> mean loss
+    "The loss of plain training"
+    return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def _stalled(history, keep, patience):
     "Whether the last `patience` epochs brought nothing better"
@@ -209,11 +213,17 @@ def prepared(
     net, device = copy.deepcopy(net), pick_device(settings.device)
     return net.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
 
-def augmented(settings:Training, batch, generator):
+def augmented(
+    settings:Training,   # `augment` counts
+    batch:Batch,         # images on the device
+    generator,           # of what is drawn
+) -> Batch:
     "The batch with its images changed as `settings.augment` says"
     return batch._replace(x=settings.augment(batch.x, generator)) if settings.augment else batch
 
-def validated(split:Split):
+def validated(
+    split:Split,         # validation images
+):                       # network -> dict of numbers
     "What `after_epoch` measures: the accuracy on a validation split"
     return lambda net: dict(val_accuracy=predict(net, split).accuracy)
 
