@@ -22,3 +22,4 @@ from masktune.spuriosity import *
 from masktune.baselines import *
 from masktune.selective import *
 from masktune.runs import *
+from masktune.browser import *

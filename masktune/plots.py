@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['COLOURS', 'HEAT', 'picture', 'grid', 'overlay', 'hidden', 'rows', 'bars', 'curves']
 
-# %% ../nbs/01_plots.ipynb #0e3dae0b
+# %% ../nbs/01_plots.ipynb #d70a66cc
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-# %% ../nbs/01_plots.ipynb #97bae26e
+# %% ../nbs/01_plots.ipynb #40f6ef44
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]   # Okabe & Ito 2008
 HEAT = "inferno"
 
-# %% ../nbs/01_plots.ipynb #7f1ad26b
+# %% ../nbs/01_plots.ipynb #9c9b95ca
 def picture(
     image,           # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
 ) -> np.ndarray:     # H×W×3 floats in [0, 1]
@@ -26,7 +27,7 @@ def picture(
     if a.ndim == 2: a = a[None]
     return np.repeat(a, 3, 0).transpose(1, 2, 0) if len(a) == 1 else a[:3].transpose(1, 2, 0)
 
-# %% ../nbs/01_plots.ipynb #92e29976
+# %% ../nbs/01_plots.ipynb #e2306628
 def grid(
     images,          # N pictures
     titles=None,     # N captions
@@ -44,7 +45,7 @@ def grid(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #e0ccdec7
+# %% ../nbs/01_plots.ipynb #ce06fb37
 def overlay(
     image,           # the picture
     heat,            # h×w map ≥ 0, of any size; scaled by its largest value
@@ -68,7 +69,7 @@ def hidden(
     a[m] = colour
     return a
 
-# %% ../nbs/01_plots.ipynb #bd0ddc62
+# %% ../nbs/01_plots.ipynb #8ef748aa
 def rows(
     columns:dict,    # column title -> N pictures (H×W×3 arrays or tensors as in `picture`)
     captions:dict={},# column title -> N captions; "✗ ..." is set in red
@@ -93,7 +94,7 @@ def rows(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #44bedd16
+# %% ../nbs/01_plots.ipynb #fd9619a6
 def bars(
     table:pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
     columns,         # what is measured; one cluster of bars each
@@ -105,23 +106,26 @@ def bars(
     names, groups = list(dict.fromkeys(table[by])), table.groupby(by, sort=False)[list(columns)]
     n, at = groups.size(), np.arange(len(columns))
     width = .8/len(names)
-    fig, ax = plt.subplots(figsize=(1.2 + 1.5*len(columns), 3.2), layout="constrained")
+    wide = 1.2 + len(columns)*max(1.5, .3 + .36*len(names))
+    fig, ax = plt.subplots(figsize=(wide, 3.2), layout="constrained")
     for i, name in enumerate(names):
         values = groups.get_group(name).to_numpy(float)
         x = at + (i - (len(names) - 1)/2)*width
         mean, sd = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else None
-        ax.bar(x, mean, width*.92, color=COLOURS[i % len(COLOURS)], label=f"{name} (n={n[name]})", yerr=sd, capsize=3, error_kw=dict(lw=1))
+        colour, again = COLOURS[i % len(COLOURS)], i//len(COLOURS)*"//"     # past eight names the colours come again, hatched
+        ax.bar(x, mean, width*.92, color=colour, hatch=again, edgecolor="white", lw=0, label=f"{name} (n={n[name]})", yerr=sd, capsize=3, error_kw=dict(lw=1))
         ax.scatter(np.tile(x, len(values)), values.ravel(), s=7, color="black", alpha=.6, zorder=3, lw=0)
-        for xi, m in zip(x, mean): ax.text(xi, 1, f"{m:.0f}", ha="center", va="bottom", fontsize=8, color="white")
+        ink = "black" if sum(to_rgb(colour)) > 1.5 else "white"
+        for xi, m in zip(x, mean): ax.text(xi, 1, f"{m:.0f}", ha="center", va="bottom", fontsize=8, color=ink)
     ax.set_xticks(at, titles or columns)
     ax.set_ylabel(unit)
     ax.set_ylim(0, max(100, table[list(columns)].to_numpy().max()))
     ax.spines[["top", "right"]].set_visible(False)
-    fig.legend(loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
+    fig.legend(loc="outside upper center", ncols=min(len(names), max(2, int(wide/1.8))), frameon=False, fontsize=9)
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #3f2cda5d
+# %% ../nbs/01_plots.ipynb #0555f9c8
 def curves(
     lines:dict,      # name -> list of numbers
     x=None,          # where they stand; None: 1, 2, 3, ...

@@ -130,3 +130,10 @@ def test_links_in_html_and_code(tmp_path):
 def test_the_command_says_it(tmp_path):
     run = subprocess.run([sys.executable, docs.ROOT/"tests"/"docs.py", "stamp", docs.ROOT/"nbs"/"00_core.ipynb"], capture_output=True, text=True)
     assert run.returncode and "has not just been run" in run.stderr
+
+
+def test_numbers_on_the_home_page_are_those_of_the_results():
+    "A row of the table is a row of the committed table"
+    measured = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in (docs.ROOT/"results"/"biased_mnist_full"/"square_1"/"table.md").read_text().splitlines() if line.startswith("| ")}
+    at = [measured["method"].index(c) for c in ("original", "reversed", "balanced, worst group")]
+    for method in ("ERM", "RandomMask", "MaskTune"): assert f"| {method} | {' | '.join(measured[method][i] for i in at)} |" in readme()
