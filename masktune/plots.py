@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'HEAT', 'picture', 'grid', 'overlay', 'hidden', 'rows', 'bars', 'curves']
 
-# %% ../nbs/01_plots.ipynb #d70a66cc
+# %% ../nbs/01_plots.ipynb #dd1b90e3
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,11 +13,11 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-# %% ../nbs/01_plots.ipynb #40f6ef44
+# %% ../nbs/01_plots.ipynb #0104e36a
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]   # Okabe & Ito 2008
 HEAT = "inferno"
 
-# %% ../nbs/01_plots.ipynb #9c9b95ca
+# %% ../nbs/01_plots.ipynb #b7ad2aad
 def picture(
     image,           # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
 ) -> np.ndarray:     # H×W×3 floats in [0, 1]
@@ -27,7 +27,7 @@ def picture(
     if a.ndim == 2: a = a[None]
     return np.repeat(a, 3, 0).transpose(1, 2, 0) if len(a) == 1 else a[:3].transpose(1, 2, 0)
 
-# %% ../nbs/01_plots.ipynb #e2306628
+# %% ../nbs/01_plots.ipynb #ec18a896
 def grid(
     images,          # N pictures
     titles=None,     # N captions
@@ -45,7 +45,7 @@ def grid(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #ce06fb37
+# %% ../nbs/01_plots.ipynb #67161d60
 def overlay(
     image,           # the picture
     heat,            # h×w map ≥ 0, of any size; scaled by its largest value
@@ -69,7 +69,7 @@ def hidden(
     a[m] = colour
     return a
 
-# %% ../nbs/01_plots.ipynb #8ef748aa
+# %% ../nbs/01_plots.ipynb #dc420128
 def rows(
     columns:dict,    # column title -> N pictures (H×W×3 arrays or tensors as in `picture`)
     captions:dict={},# column title -> N captions; "✗ ..." is set in red
@@ -94,7 +94,7 @@ def rows(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #fd9619a6
+# %% ../nbs/01_plots.ipynb #d1117110
 def bars(
     table:pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
     columns,         # what is measured; one cluster of bars each
@@ -116,7 +116,7 @@ def bars(
         ax.bar(x, mean, width*.92, color=colour, hatch=again, edgecolor="white", lw=0, label=f"{name} (n={n[name]})", yerr=sd, capsize=3, error_kw=dict(lw=1))
         ax.scatter(np.tile(x, len(values)), values.ravel(), s=7, color="black", alpha=.6, zorder=3, lw=0)
         ink = "black" if sum(to_rgb(colour)) > 1.5 else "white"
-        for xi, m in zip(x, mean): ax.text(xi, 1, f"{m:.0f}", ha="center", va="bottom", fontsize=8, color=ink)
+        for xi, m in zip(x, mean): ax.text(xi, 1, f"{m:.0f}", ha="center", va="bottom", fontsize=8, color=ink, bbox=dict(facecolor=colour, edgecolor="none", pad=.5))
     ax.set_xticks(at, titles or columns)
     ax.set_ylabel(unit)
     ax.set_ylim(0, max(100, table[list(columns)].to_numpy().max()))
@@ -125,7 +125,7 @@ def bars(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #0555f9c8
+# %% ../nbs/01_plots.ipynb #89225688
 def curves(
     lines:dict,      # name -> list of numbers
     x=None,          # where they stand; None: 1, 2, 3, ...
@@ -133,8 +133,9 @@ def curves(
 ):
     "Lines with a legend, in the order given"
     fig, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
-    for (name, ys), colour in zip(lines.items(), COLOURS):
-        ax.plot(x if x is not None else range(1, len(ys) + 1), ys, marker="o", ms=3, lw=1.5, color=colour, label=name)
+    for i, (name, ys) in enumerate(lines.items()):
+        colour, again = COLOURS[i % len(COLOURS)], "--" if i >= len(COLOURS) else "-"
+        ax.plot(x if x is not None else range(1, len(ys) + 1), ys, again, marker="o", ms=3, lw=1.5, color=colour, label=name)
     ax.set_xlabel(xlabel); ax.set_ylabel(ylabel)
     ax.spines[["top", "right"]].set_visible(False)
     if all(float(v).is_integer() for v in ax.lines[0].get_xdata()): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
