@@ -6,7 +6,9 @@ endif
 SYSTEM_PYTHON ?= python3
 SCRIPTS = $$($(PYTHON) -c "import sysconfig; print(sysconfig.get_path('scripts'))")
 
-.PHONY: help demo test test-all check lab notebooks readme docs bench clean
+PAGES = $(or $(NB),$(wildcard nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb))
+
+.PHONY: help demo test test-all check check-docs lab notebooks readme docs bench clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,18 +27,23 @@ test-all: $(READY) ## the slow ones as well
 	$(SCRIPTS)/nbdev_test --flags "slow $(if $(MASKTUNE_DATA),data)"
 
 check: $(READY) ## notebooks are clean, and the library and README are what they say
-	$(PYTHON) -m pytest -q tests/test_project.py
+	$(PYTHON) -m pytest -q tests/test_project.py tests/test_docs.py
+
+check-docs: $(READY) ## every page is whole: outputs, links, alt texts, sidebar, README; nothing exported is undocumented
+	@$(PYTHON) tests/docs.py
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(PYTHON) -m jupyterlab nbs
 
-notebooks: $(READY) ## export the library, run all its notebooks in place, clean them
+notebooks: $(READY) ## export the library, run its pages in place (one: NB=nbs/07_training.ipynb), note what ran, clean them
 	$(SCRIPTS)/nbdev_export
-	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=1800 $(or $(NB),nbs/[0-9]*.ipynb)
+	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=1800 $(PAGES)
+	$(PYTHON) tests/docs.py stamp $(PAGES)
 	$(SCRIPTS)/nbdev_clean
 
 bench: $(READY) ## measure maps, masks and training side by side (half an hour on two cores); results/bench_<device>.csv
 	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=7200 nbs/experiments/bench.ipynb
+	$(PYTHON) tests/docs.py stamp nbs/experiments/bench.ipynb
 	$(SCRIPTS)/nbdev_clean
 
 docs: $(READY) ## render the site into _docs, where Quarto is installed

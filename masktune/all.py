@@ -25,3 +25,4 @@ from masktune.tables import *
 from masktune.compare import *
 from masktune.runs import *
 from masktune.launch import *
+from masktune.browser import *

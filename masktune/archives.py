@@ -32,7 +32,12 @@ class Known(NamedTuple):
 
 KNOWN = {}
 
-def reads(name, markers=(), where="", layout=""):
+def reads(
+    name:str,        # of the set, as `load` is told it
+    markers=(),      # files or folders that tell the set's own folder; "file:column": a table that has the column
+    where:str="",    # address where the set is published
+    layout:str="",   # what lies in its folder, for errors
+):
     "Marks a function as the reader of the set `name`"
     def add(f): KNOWN[name] = Known(f, tuple(markers), where, layout.strip("\n")); return f
     return add

@@ -129,7 +129,9 @@ def _order(self, seed):
     "A random order of an epoch; where sampling is another, a kind of Split overrides this"
     return torch.randperm(len(self), generator=rng(seed, "order"))
 
-def n_batches(self, batch_size):
+def n_batches(self,
+    batch_size:int,  # images a batch
+) -> int:
     "How many batches there are; a last one of a single image joins the one before, because batch norm can't train on one"
     n, rest = divmod(len(self), batch_size)
     return n + (rest > (1 if n else 0))
@@ -161,8 +163,10 @@ def batches(self,
 Split._on, Split._order, Split.n_batches, Split.batches = _on, _order, n_batches, batches
 
 # %% ../nbs/02_data.ipynb #4e79f4d4
-def subset(self, index) -> Split:
-    "The images at `index`: whole numbers, or one bool an image"
+def subset(self,
+    index,           # whole numbers, or one bool an image
+) -> Split:
+    "The images at `index`, in that order"
     index = torch.as_tensor(index)
     index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
     ids = None if self.ids is None else [self.ids[i] for i in index.tolist()]
@@ -181,7 +185,11 @@ def held_out(
     held[torch.randperm(n, generator=rng(seed, *purpose, "val"))[:round(share("val", val)*n)]] = True
     return held
 
-def hold_out(self, val, seed, *purpose):
+def hold_out(self,
+    val:float,       # share to hold out
+    seed:int,        # of the draw
+    *purpose,        # whose draw it is, e.g. the name of the set
+):                   # (Split, Split)
     "(the rest, a random share `val`), both in the order they had"
     held = held_out(len(self), val, seed, *purpose)
     return self.subset(~held), self.subset(held)
@@ -197,7 +205,10 @@ def fingerprint_(self) -> str:
     if self.key is None: self.key = fingerprint(self.images)
     return self.key
 
-def show(self, per_group:int=8, seed:int=0):
+def show(self,
+    per_group:int=8, # images a row
+    seed:int=0,      # of the choice
+):                   # a figure
     "A sheet of random images, a row a group that has any (a class where groups are unknown)"
     numbers, names = (self.labels, self.class_names) if self.groups is None else (self.groups, self.group_names)
     picks, titles = [], []
@@ -241,7 +252,10 @@ def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
 
-def missing(path, hint:str="") -> FileNotFoundError:
+def missing(
+    path,            # what should be there
+    hint:str="",     # a sentence to add, such as what to do
+) -> FileNotFoundError:
     "The error to raise where `path` should be and is not"
     path = place(path)
     return FileNotFoundError(f"there is no {'' if path.suffix else 'folder '}{path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}")
@@ -338,7 +352,14 @@ def _class_files(root):
     if not found: raise FileNotFoundError(f"{root} holds no folder with images in it; masktune expects one folder per class, such as {root}/cat/1.jpg.")
     return found
 
-def from_files(cls, paths, labels, groups=None, size=None, on_error="raise", **named) -> Split:
+def from_files(cls,
+    paths,           # N image files
+    labels,          # N whole numbers from 0
+    groups=None,     # N whole numbers from 0; None where unknown
+    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
+    on_error:str="raise",  # what to do with a file that can't be read: "raise" or "skip"
+    **named,         # ids, class_names, group_names
+) -> Split:
     "A checked split of image files"
     images, key, broken = images_from_files(paths, size, on_error)
     split = cls.from_tensors(images, labels, groups, **named)

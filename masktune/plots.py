@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['COLOURS', 'HEAT', 'picture', 'grid', 'overlay', 'hidden', 'rows', 'bars', 'curves']
 
-# %% ../nbs/01_plots.ipynb #e3d088dd
+# %% ../nbs/01_plots.ipynb #0068c2c8
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-# %% ../nbs/01_plots.ipynb #cf0bdf5c
+# %% ../nbs/01_plots.ipynb #fd641694
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]   # Okabe & Ito 2008
 HEAT = "inferno"
 
-# %% ../nbs/01_plots.ipynb #0d318cb2
+# %% ../nbs/01_plots.ipynb #df3e619a
 def picture(
     image,           # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
 ) -> np.ndarray:     # H×W×3 floats in [0, 1]
@@ -26,7 +27,7 @@ def picture(
     if a.ndim == 2: a = a[None]
     return np.repeat(a, 3, 0).transpose(1, 2, 0) if len(a) == 1 else a[:3].transpose(1, 2, 0)
 
-# %% ../nbs/01_plots.ipynb #2ac53b10
+# %% ../nbs/01_plots.ipynb #4f9819a5
 def grid(
     images,          # N pictures
     titles=None,     # N captions
@@ -44,7 +45,7 @@ def grid(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #805db678
+# %% ../nbs/01_plots.ipynb #f74581fa
 def overlay(
     image,           # the picture
     heat,            # h×w map ≥ 0, of any size; scaled by its largest value
@@ -68,7 +69,7 @@ def hidden(
     a[m] = colour
     return a
 
-# %% ../nbs/01_plots.ipynb #c363c31f
+# %% ../nbs/01_plots.ipynb #7bef8ecf
 def rows(
     columns:dict,    # column title -> N pictures (H×W×3 arrays or tensors as in `picture`)
     captions:dict={},# column title -> N captions; "✗ ..." is set in red
@@ -93,7 +94,7 @@ def rows(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #da97c390
+# %% ../nbs/01_plots.ipynb #8354b763
 def bars(
     table:pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
     columns,         # what is measured; one cluster of bars each
@@ -105,20 +106,21 @@ def bars(
     names, groups = list(dict.fromkeys(table[by])), table.groupby(by, sort=False)[list(columns)]
     if len(names) > 5: return _lying(names, groups, columns, unit, titles)
     n, at = groups.size(), np.arange(len(columns))
-    width = .8/len(names)
-    fig, ax = plt.subplots(figsize=(1.2 + 1.5*len(columns), 3.2), layout="constrained")
+    width, wide = .8/len(names), 1.2 + len(columns)*max(1.5, .3 + .36*len(names))
+    fig, ax = plt.subplots(figsize=(wide, 3.2), layout="constrained")
     for i, name in enumerate(names):
         values = groups.get_group(name).to_numpy(float)
         x = at + (i - (len(names) - 1)/2)*width
         mean, sd = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else None
-        ax.bar(x, mean, width*.92, color=COLOURS[i % len(COLOURS)], label=f"{name} (n={n[name]})", yerr=sd, capsize=3, error_kw=dict(lw=1))
+        ax.bar(x, mean, width*.92, color=COLOURS[i], label=f"{name} (n={n[name]})", yerr=sd, capsize=3, error_kw=dict(lw=1))
         ax.scatter(np.tile(x, len(values)), values.ravel(), s=7, color="black", alpha=.6, zorder=3, lw=0)
-        for xi, m in zip(x, mean): ax.text(xi, 1, f"{m:.0f}", ha="center", va="bottom", fontsize=8, color="white")
+        ink = "black" if sum(to_rgb(COLOURS[i])) > 1.5 else "white"
+        for xi, m in zip(x, mean): ax.text(xi, 1, f"{m:.0f}", ha="center", va="bottom", fontsize=8, color=ink, bbox=dict(facecolor=COLOURS[i], edgecolor="none", pad=.5))
     ax.set_xticks(at, titles or columns)
     ax.set_ylabel(unit)
     ax.set_ylim(0, max(100, table[list(columns)].to_numpy().max()))
     ax.spines[["top", "right"]].set_visible(False)
-    fig.legend(loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
+    fig.legend(loc="outside upper center", ncols=min(len(names), max(2, int(wide/1.8))), frameon=False, fontsize=9)
     plt.close(fig)
     return fig
 
@@ -139,7 +141,7 @@ def _lying(names, groups, columns, unit, titles):
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #11709d74
+# %% ../nbs/01_plots.ipynb #2c487fd7
 def curves(
     lines:dict,      # name -> list of numbers
     x=None,          # where they stand; None: 1, 2, 3, ...
@@ -147,8 +149,9 @@ def curves(
 ):
     "Lines with a legend, in the order given"
     fig, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
-    for (name, ys), colour in zip(lines.items(), COLOURS):
-        ax.plot(x if x is not None else range(1, len(ys) + 1), ys, marker="o", ms=3, lw=1.5, color=colour, label=name)
+    for i, (name, ys) in enumerate(lines.items()):
+        colour, again = COLOURS[i % len(COLOURS)], "--" if i >= len(COLOURS) else "-"
+        ax.plot(x if x is not None else range(1, len(ys) + 1), ys, again, marker="o", ms=3, lw=1.5, color=colour, label=name)
     ax.set_xlabel(xlabel); ax.set_ylabel(ylabel)
     ax.spines[["top", "right"]].set_visible(False)
     if all(float(v).is_integer() for v in ax.lines[0].get_xdata()): ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -6,7 +6,7 @@
 __all__ = ['Method', 'Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'listening', 'TensorBoard', 'cross_entropy',
            'train', 'prepared', 'augmented', 'validated', 'ERM']
 
-# %% ../nbs/07_training.ipynb #2beec9a0
+# %% ../nbs/07_training.ipynb #521f2586
 import contextlib, copy, math, warnings
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 
 from .core import Seldom, atomic, fingerprint, one_of, pick_device, place, rng, team, track, turns
-from .data import Benchmark, Split
+from .data import Batch, Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #ce26f0bd
+# %% ../nbs/07_training.ipynb #3d3791a3
 @dataclass(kw_only=True)
 class Method:
     "What every method can be told"
@@ -37,7 +37,7 @@ class Method:
         set_ = {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}), sees {self.sees}{self._learned()}"
 
-# %% ../nbs/07_training.ipynb #e42ee94b
+# %% ../nbs/07_training.ipynb #a5895300
 @dataclass(kw_only=True)
 class Training(Method):
     "How to train a network"
@@ -59,7 +59,7 @@ class Training(Method):
 
     def _learned(self): return "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
 
-# %% ../nbs/07_training.ipynb #8edab078
+# %% ../nbs/07_training.ipynb #359974a5
 def make_optimizer(
     net,                 # whose parameters to train
     settings:Training,   # optimizer, lr, momentum, weight_decay
@@ -79,7 +79,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #df518aee
+# %% ../nbs/07_training.ipynb #cdfb6d2f
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -113,7 +113,7 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #c62f552e
+# %% ../nbs/07_training.ipynb #37300e48
 def _slice(batch):
     "(this process's part of a batch, its weight); a batch too small to share is done by all"
     which, n, size = *turns(), len(batch.y)
@@ -134,7 +134,7 @@ def _average_buffers(net):
     for b in moving: b.div_(turns()[1])
     _add_up(moving)
 
-# %% ../nbs/07_training.ipynb #ad176907
+# %% ../nbs/07_training.ipynb #117c2678
 _listeners = []
 
 @contextlib.contextmanager
@@ -159,7 +159,7 @@ def _tell(label, row):
             _listeners.remove(tracker)
             warnings.warn(f"the tracker {getattr(tracker, '__name__', type(tracker).__name__)} failed ({type(e).__name__}: {e}) and hears no more; training goes on.")
 
-# %% ../nbs/07_training.ipynb #f2372269
+# %% ../nbs/07_training.ipynb #01989119
 class TensorBoard:
     "TensorBoard under wandb's names; needs the package tensorboard"
     def init(self,
@@ -171,15 +171,19 @@ class TensorBoard:
         for k, v in numbers.items(): self.writer.add_scalar(k, v, numbers["epoch"])
     def finish(self): self.writer.close()
 
-# %% ../nbs/07_training.ipynb #df47db9e
-def cross_entropy(label_smoothing=0.): return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
+# %% ../nbs/07_training.ipynb #ff65a0d4
+def cross_entropy(
+    label_smoothing:float=0.,  # share of each label that is spread over all classes
+):                       # (network, Batch) -> mean loss
+    "The loss of plain training"
+    return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
 
 def _stalled(history, keep, patience):
     "Whether the last `patience` epochs brought nothing better"
     values = [row[keep] for row in history] if keep and patience else []
     return len(values) > patience and max(values[-patience:]) <= max(values[:-patience]) if values else False
 
-# %% ../nbs/07_training.ipynb #d1c3df5f
+# %% ../nbs/07_training.ipynb #17944303
 def train(
     net:Network,         # trained in place, on its device
     split:Split,         # what to learn from
@@ -234,7 +238,7 @@ def train(
     net.fresh = False
     return pd.DataFrame(history), best and best[1]
 
-# %% ../nbs/07_training.ipynb #ee1ce931
+# %% ../nbs/07_training.ipynb #4b0ff5d2
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
@@ -247,15 +251,21 @@ def prepared(
     net, device = copy.deepcopy(net), pick_device(settings.device)
     return net.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
 
-def augmented(settings:Training, batch, generator):
+def augmented(
+    settings:Training,   # `augment` counts
+    batch:Batch,         # images on the device
+    generator,           # of what is drawn
+) -> Batch:
     "The batch with its images changed as `settings.augment` says"
     return batch._replace(x=settings.augment(batch.x, generator)) if settings.augment else batch
 
-def validated(split:Split):
+def validated(
+    split:Split,         # validation images
+):                       # network -> dict of numbers
     "What `after_epoch` measures: the accuracy on a validation split"
     return lambda net: dict(val_accuracy=predict(net, split).accuracy)
 
-# %% ../nbs/07_training.ipynb #5d713e66
+# %% ../nbs/07_training.ipynb #4f7b7ef2
 @dataclass(kw_only=True)
 class ERM(Training):
     "Empirical risk minimisation: plain training on every image alike"

@@ -5,8 +5,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from readme import readme
-
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -44,24 +42,7 @@ def test_settings_and_pyproject_agree():
     assert ini["requirements"].split() == toml["dependencies"]
     assert ini["dev_requirements"].split() == toml["optional-dependencies"]["dev"]
     assert ini["allowed_cell_metadata_keys"] == "tags", "without it nbdev_clean deletes papermill's parameters tag"
-
-
-def test_readme_is_the_index(): assert (ROOT/"README.md").read_text() == readme(), "run make readme"
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_reads_well(notebook):
-    "Title and subtitle first; no errors, warnings or progress debris; every value and figure shown; figures with an alt text"
-    nb = nbformat.read(notebook, 4)
-    assert nb.cells[0].source.startswith("# ") and "\n> " in nb.cells[0].source
-    for c in nb.cells:
-        if c.cell_type != "code": continue
-        for o in c.outputs:
-            assert o.output_type != "error", o.get("evalue")
-            assert not (o.output_type == "stream" and o.name == "stderr"), o.text[:300]
-            text = o.get("data", {}).get("text/plain", "a value")
-            assert text.strip(), f"an empty output under {c.source[:60]}"
-            if "image/png" in o.get("data", {}): assert "#| fig-alt:" in c.source, f"no alt text: {c.source[:80]}"
+    assert ini["allowed_metadata_keys"] == "ran", "without it nbdev_clean deletes the note of which code a page ran"
 
 
 @pytest.mark.parametrize("notebook", [p for p in NOTEBOOKS if p.parent.name == "experiments"], ids=lambda p: p.stem)
@@ -69,11 +50,6 @@ def test_experiment_has_its_parameters(notebook):
     tagged = [c for c in nbformat.read(notebook, 4).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert all("#" in line and line.split("#")[0].count("=") == 1 and line.count("=") == 1 for line in tagged[0].source.splitlines()), "one parameter a line, with a comment that has no = in it"
-
-
-def test_every_page_is_in_the_sidebar():
-    sidebar = (ROOT/"nbs"/"sidebar.yml").read_text()
-    assert not [p.name for p in NOTEBOOKS if str(p.relative_to(ROOT/"nbs")) not in sidebar]
 
 
 def test_imports_point_up():
