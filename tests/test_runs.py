@@ -58,7 +58,7 @@ low = 0         # -2 to 0
 free = None     # a folder; None: elsewhere
 noted: float = None  # anything; None: as above"""
     nb = notebook(tmp_path/"tiny.ipynb", parameters=lines)
-    assert parameters(nb).allowed.tolist() == ["a whole number or None", "a number or None", "a text or None", '"x", "y" or None', '"ERM", "MaskTune", "all"', "a text", "a whole number, -2 to 0", "any value", "a number or None"]
+    assert parameters(nb).allowed.tolist() == ["a whole number or None", "a number or None", "a text or None", '"x", "y" or None', '"ERM", "MaskTune", "all", or several with commas between', "a text", "a whole number, -2 to 0", "any value", "a number or None"]
     assert runs._checked(nb, dict(many="erm, MASKTUNE", like="new", rate=1))["many"] == "ERM,MaskTune"
     for wrong in (dict(one=.5), dict(one="x"), dict(rate="x"), dict(net=3), dict(which="z"), dict(many="ERM,JTT"), dict(many="ERM;MaskTune"), dict(like=1), dict(low=1), dict(low=-3), dict(noted="x")):
         with pytest.raises(ValueError, match=rf"{next(iter(wrong))}=.* (must be|is not known)|many='JTT' is not known"): runs._checked(nb, wrong)
