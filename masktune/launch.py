@@ -73,6 +73,7 @@ def _stop(running):
     for child in everyone:
         with contextlib.suppress(psutil.NoSuchProcess): child.kill()
 
+# %% ../nbs/18_launch.ipynb #1e6e2912
 def _pool():
     "Keeps as many runs going as there are slots; its input says which, its output how each ended"
     import nbconvert, papermill                                           # once, not in every process it forks
@@ -288,6 +289,7 @@ def _fit(photos, out, **options):
     table = fit(photos, out, **options)
     if turns()[0] == 0: print(table.to_markdown(index=False), f"\nresults: {out}")
 
+# %% ../nbs/18_launch.ipynb #2e88ca8e
 def main(
     argv=None,       # what stands on the command line
 ):

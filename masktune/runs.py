@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiments', 'parameters', 'run_hash', 'holder', 'Held', 'finished', 'html_report', 'again', 'run', 'record', 'fit']
 
-# %% ../nbs/17_runs.ipynb #8435bb9d
+# %% ../nbs/17_runs.ipynb #5016ca8a
 import ast, contextlib, functools, html, inspect, json, os, re, socket, subprocess, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ import pandas as pd
 
 from .core import atomic, environment, fingerprint, one_of, place, share, turns
 
-# %% ../nbs/17_runs.ipynb #ce258b7d
+# %% ../nbs/17_runs.ipynb #4404b24d
 def experiments() -> dict:
     "name -> notebook"
     here = Path(__file__).parent if "__file__" in globals() else place("masktune")
     folder = next(f for f in (here/"experiments", here.parent/"nbs"/"experiments") if f.is_dir())
     return {p.stem: p for p in sorted(folder.glob("*.ipynb"))}
 
-# %% ../nbs/17_runs.ipynb #6ea5583b
+# %% ../nbs/17_runs.ipynb #68464920
 def _notebook(name):
     "The notebook of an experiment's name, or of a path"
     if Path(name).suffix != ".ipynb": return experiments()[one_of("experiment", name, experiments())]
@@ -35,7 +35,7 @@ def _cells(path, changed):
     except (json.JSONDecodeError, KeyError): raise ValueError(f"{path} is damaged: it is not a notebook.") from None
     return [(c["metadata"].get("tags", []), "".join(c["source"])) for c in cells if c["cell_type"] == "code"]
 
-# %% ../nbs/17_runs.ipynb #9cf04793
+# %% ../nbs/17_runs.ipynb #a282c5f4
 _KINDS = {t.__name__: t for t in (bool, int, float, str, list, dict)}
 _SAID = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a dict"}
 _DIGITS = r"(-?\d+(?:\.\d+)?)"
@@ -51,19 +51,6 @@ class _Parameter:
     none:bool = False            # whether None is allowed
     several:bool = False         # whether names can be given with commas between
 
-    @classmethod
-    def read(cls, p):
-        "From what papermill found"
-        try: default = ast.literal_eval(p["default"])
-        except (ValueError, SyntaxError): default = p["default"]
-        said, kind = p["help"], _KINDS.get(p["inferred_type_name"]) or (None if default is None else type(default))
-        quoted = re.findall(r'"([^"]*)"', said)
-        listed = quoted if isinstance(default, str) and set(default.split(",")) <= set(quoted) or default is None and said.startswith('"') else []
-        ranges = [re.search(r, said.split("None:")[0]) for r in (rf"{_DIGITS} to {_DIGITS}", rf"{_DIGITS} or more", rf"above {_DIGITS}")] if kind in (int, float) else [None]*3
-        m = next(filter(None, ranges), None)
-        low, high = (float(m[1]), float(m[2]) if m.re.groups == 2 else None) if m else (None, None)
-        return cls(p["name"], default, str if listed else kind, said, listed, low, high, bool(ranges[2]), default is None or "None" in said, "with commas between" in said)
-
     @property
     def allowed(self):
         "In words"
@@ -76,24 +63,39 @@ class _Parameter:
         "`value` as the notebook expects it, or an error"
         if isinstance(value, Path): value = str(value)
         if value is None and self.none: return None
-        if self.several and "," in str(value): return ",".join(self.check(part.strip()) for part in str(value).split(","))
+        if self.names and self.several and "," in str(value): return ",".join(self.check(part.strip()) for part in str(value).split(","))
         if self.names:     # in another case, as in -p method=erm, it is still clear what is meant
             return one_of(self.name, next((n for n in self.names if n.lower() == str(value).lower()), value), [*self.names, *[None]*self.none])
         if self.kind is float and type(value) is int: value = float(value)
         if self.kind is list and type(value) is tuple: value = list(value)
         if self.kind and type(value) is not self.kind: raise ValueError(f"{self.name}={value!r} must be {self.allowed} ({self.meaning}).")
         if (self.low, self.high, self.kind) == (0, 1, float): return share(self.name, value)
-        if self.low is not None and not (value > self.low if self.above else self.low <= value <= (self.high or value)):
+        if self.low is not None and not (value > self.low if self.above else self.low <= value <= (value if self.high is None else self.high)):
             raise ValueError(f"{self.name}={value!r} must be {self.allowed} ({self.meaning}).")
         return value
 
-# %% ../nbs/17_runs.ipynb #8d35124a
+# %% ../nbs/17_runs.ipynb #95449d13
+def _read(p):
+    "A `_Parameter` from what papermill found in its line"
+    try: default = ast.literal_eval(p["default"])
+    except (ValueError, SyntaxError): default = p["default"]
+    said, stands_for = p["help"], re.search(r'None: ("[^"]*"|True|False|\d*\.?\d+(?:e-?\d+)?)(?![\w.])', p["help"])
+    known = default if default is not None else ast.literal_eval(stands_for[1]) if stands_for else None
+    kind = _KINDS.get(p["inferred_type_name"]) or (None if known is None else type(known))
+    quoted = [] if re.search(r"such as|e\.g\.", said) else re.findall(r'"([^"]*)"', said)
+    listed = quoted if isinstance(default, str) and set(default.split(",")) <= set(quoted) or default is None and quoted and said.startswith('"') else []
+    ranges = [re.search(r, said.split("None:")[0]) for r in (rf"{_DIGITS} to {_DIGITS}", rf"{_DIGITS} or more", rf"above {_DIGITS}")] if kind in (int, float) else [None]*3
+    m = next(filter(None, ranges), None)
+    low, high = (float(m[1]), float(m[2]) if m.re.groups == 2 else None) if m else (None, None)
+    return _Parameter(p["name"], default, str if listed else kind, said, listed, low, high, m is not None and m is ranges[2], default is None or "None" in said, "with commas between" in said)
+
+# %% ../nbs/17_runs.ipynb #5f07c1e5
 @functools.lru_cache(256)
 def _declared(nb, changed):
     import papermill
     if not any("parameters" in tags for tags, _ in _cells(nb, changed)):
         raise ValueError(f"{nb} has no cell tagged `parameters`: tag the cell that sets the defaults (JupyterLab: the gear at the right, Cell Tags).")
-    return {k: _Parameter.read(p) for k, p in papermill.inspect_notebook(str(nb)).items()}
+    return {k: _read(p) for k, p in papermill.inspect_notebook(str(nb)).items()}
 
 def _parameters(name):
     "name -> _Parameter"
@@ -106,7 +108,7 @@ def parameters(
     return pd.DataFrame([(p.name, repr(p.default), p.allowed, p.meaning) for p in _parameters(name).values()],
                         columns=["parameter", "default", "allowed", "meaning"]).set_index("parameter")
 
-# %% ../nbs/17_runs.ipynb #35d3b74b
+# %% ../nbs/17_runs.ipynb #e5149afd
 def _checked(name, given):
     "All parameters with their values, those `given` checked"
     known = _parameters(name)
@@ -114,7 +116,7 @@ def _checked(name, given):
     for p in given: one_of("parameter", p, known)
     return {k: p.check(given[k]) if k in given else p.default for k, p in known.items() if k != "out"}
 
-# %% ../nbs/17_runs.ipynb #858ddf05
+# %% ../nbs/17_runs.ipynb #7c695a10
 def _code(source):
     "What a piece of code says to the machine: without comments, layout and docstrings"
     try: tree = ast.parse(source)
@@ -137,7 +139,7 @@ def run_hash(
     modules = {p.name: _module(p, p.stat().st_mtime_ns) for p in sorted(here.glob("*.py")) if p.stem not in ("_modidx", "launch", "tables")}
     return fingerprint(nb.stem, _checked(name, given), cells, modules)
 
-# %% ../nbs/17_runs.ipynb #d2d21ac2
+# %% ../nbs/17_runs.ipynb #8b350bb6
 _SILENT, _BEAT = 600, 15     # seconds
 
 def _slurm(states):
@@ -175,7 +177,7 @@ def holder(
     "Who is working on a run"
     return next(filter(None, map(_alive, _locks(Path(folder)))), None)
 
-# %% ../nbs/17_runs.ipynb #260c4819
+# %% ../nbs/17_runs.ipynb #c36c5853
 class Held(RuntimeError):
     "Someone else is working on this run"
 
@@ -212,7 +214,7 @@ class _Lock:
         self.over.set()
         self.path.unlink(missing_ok=True)
 
-# %% ../nbs/17_runs.ipynb #30b330f3
+# %% ../nbs/17_runs.ipynb #af5f9229
 def finished(
     folder,          # of a run
 ) -> bool:
@@ -252,7 +254,7 @@ def _claim(folder, plan):
     if before["experiment"] != plan["experiment"]: changed = [f"experiment {before['experiment']}"]
     raise ValueError(f"{folder} holds another run, with {', '.join(changed) or 'the code as it was then'}: choose another folder or delete that one.")
 
-# %% ../nbs/17_runs.ipynb #ca119582
+# %% ../nbs/17_runs.ipynb #f246f220
 _PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
 :root {{color-scheme: light dark}}
 body {{font: 16px/1.55 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word}}
@@ -287,7 +289,7 @@ def html_report(
     lines = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in made.items())
     return _PAGE.format(title=html.escape(title), body=body, made=f"<table>{lines}</table>")
 
-# %% ../nbs/17_runs.ipynb #22bc94e2
+# %% ../nbs/17_runs.ipynb #d981ce38
 @contextlib.contextmanager
 def _environment(**values):
     "These environment variables, and what was there before afterwards"
@@ -318,7 +320,7 @@ def _followed(log):
     try: yield
     finally: done.set(); follower.join()
 
-# %% ../nbs/17_runs.ipynb #a9e6e023
+# %% ../nbs/17_runs.ipynb #c1311b25
 def _execute(folder, plan):
     "Execute a claimed run; a notebook that fails is an error of one sentence, with the rest in `failed.json` and the notebook"
     import papermill
@@ -347,7 +349,7 @@ def _execute(folder, plan):
     with _writing(folder), atomic(folder/"report.html") as t: t.write_text(html_report(executed, made))
     _keep(folder, "finished.json", at=time.strftime("%F %T"), minutes=minutes, sizes={f.name: f.stat().st_size for f in sorted(folder.glob("*.parquet"))})
 
-# %% ../nbs/17_runs.ipynb #62b5c0f9
+# %% ../nbs/17_runs.ipynb #27253f18
 def again(
     folder,          # of a run that was asked for: its `run.json` says what
 ) -> Path:           # the executed notebook
@@ -373,7 +375,7 @@ def run(
     _claim(folder, _plan(name, given, threads))
     with _followed(folder/"log.txt"): return again(folder)
 
-# %% ../nbs/17_runs.ipynb #4f9867f4
+# %% ../nbs/17_runs.ipynb #380e33cf
 def record(
     out,             # the run's folder
     parameters:dict, # what it was told
@@ -386,7 +388,7 @@ def record(
     with atomic(out/"config.json") as temp: temp.write_text(json.dumps(kept, indent=1, default=str))
     return kept
 
-# %% ../nbs/17_runs.ipynb #7287c6e6
+# %% ../nbs/17_runs.ipynb #52a98cbe
 def fit(
     photos,          # one folder per class
     out,             # the run's folder; a relative one counts from the project

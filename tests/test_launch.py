@@ -18,6 +18,7 @@ def swept(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("swept")
     notes = f"""import os, time, pathlib, signal
 start = time.time(); time.sleep(.5)
+if 'TWICE' in os.environ: os.close(os.open(os.environ['TWICE'] + f'/{{seed}}.once', os.O_CREAT | os.O_EXCL))
 line = pathlib.Path({str(tmp)!r})/f'{{seed}}.line'
 line.write_text(f"{{seed}} {{os.environ['CUDA_VISIBLE_DEVICES']}} {{os.environ['OMP_NUM_THREADS']}} {{start}} {{time.time()}}")
 if seed == 3: raise ValueError('three is refused')
@@ -44,15 +45,16 @@ def test_a_gpu_has_one_run_at_a_time_and_two_have_two(swept):
     assert clash and not [1 for a, b in clash if a[0] == b[0]]
 
 
-def test_a_second_sweep_does_what_is_left(swept, capsys):
+def test_two_sweeps_at_once_share_what_is_left(swept, tmp_path, monkeypatch):
     tmp, nb, stands, _ = swept
     done = {f: f.stat().st_mtime_ns for f in (tmp/"runs").glob("*/finished.json")}
-    for line in tmp.glob("*.line"): line.unlink()
-    more = sweep(nb, dict(seed=[0, 3, 4, 4, 6]), dict(method="ERM"), out=tmp/"runs", workers=3, gpus=[4, 7], threads=1)
-    assert sorted(l.name for l in tmp.glob("*.line")) == ["3.line", "4.line", "6.line"] and more.state.tolist() == ["finished", "failed", "finished", "finished"]
-    assert all(f.stat().st_mtime_ns == t for f, t in done.items())
-    said = capsys.readouterr().out
-    assert "4 runs in" in said and "1 of them finished, 3 to do" in said and "1 of 4 runs are left; start the same sweep again" in said
+    monkeypatch.setenv("TWICE", str(tmp_path))         # from here on the notebook fails if it runs a second time
+    two = [forked(sweep, nb, dict(seed=[0, 4, 4, 6, 7]), dict(method="ERM"), out=tmp/"runs", gpus=[4], threads=1, said=tmp_path/f"said{i}") for i in range(2)]
+    for p in two: p.join(120)
+    said = [(tmp_path/f"said{i}").read_text() for i in range(2)]
+    assert status(tmp/"runs").query("given != 'method=ERM seed=3'").state.tolist() == ["finished"]*6, said
+    assert sorted(f.name for f in tmp_path.glob("*.once")) == ["4.once", "6.once", "7.once"] and sum(s.count(": finished") for s in said) == 3
+    assert all("4 runs in" in s and "1 of them finished, 3 to do" in s for s in said) and all(f.stat().st_mtime_ns == t for f, t in done.items())
 
 
 @pytest.mark.parametrize("grid,options,says", [
@@ -69,14 +71,6 @@ def test_a_wrong_sweep_starts_nothing(tmp_path, grid, options, says):
     assert not (tmp_path/"runs").exists()
 
 
-def test_two_sweeps_at_once_share_the_work(tmp_path):
-    nb = notebook(tmp_path/"tiny.ipynb", f"import os\nos.close(os.open(f'{tmp_path}/{{seed}}.once', os.O_CREAT | os.O_EXCL))", WRITES)     # fails the second time
-    two = [forked(sweep, nb, dict(seed=range(4)), out=tmp_path/"runs", said=tmp_path/f"said{i}") for i in range(2)]
-    for p in two: p.join(120)
-    assert len(list(tmp_path.glob("*.once"))) == 4 and states(tmp_path/"runs") == dict(finished=4)
-    assert sum((tmp_path/f"said{i}").read_text().count(": finished") for i in range(2)) == 4
-
-
 def test_ctrl_c_stops_cleanly_and_says_what_is_left(tmp_path):
     nb = notebook(tmp_path/"tiny.ipynb", f"open(f'{tmp_path}/{{seed}}.started', 'w')\nimport time; time.sleep(99)")
     p = forked(main, ["sweep", str(nb), "-g", "seed=0,1,2", "--workers", "2", "--out", str(tmp_path/"runs")], said=tmp_path/"said")
@@ -89,7 +83,7 @@ def test_ctrl_c_stops_cleanly_and_says_what_is_left(tmp_path):
     said = (tmp_path/"said").read_text()
     assert p.exitcode == 1 and said.endswith("3 of 3 runs are left; start the same sweep again to go on\nmasktune: stopped; started again it goes on."), said
     until(lambda: not any(map(alive, everyone)), 5)
-    assert states(tmp_path/"runs") == dict(stopped=2, waiting=1)
+    assert states(tmp_path/"runs") == dict(stopped=2, waiting=1) and not list((tmp_path/"runs").glob("*/lock.*"))
 
 
 @pytest.mark.slow

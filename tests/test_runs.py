@@ -47,6 +47,23 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(tmp_path, given, sa
     assert not (tmp_path/"run").exists()
 
 
+def test_the_comment_says_what_is_allowed(tmp_path):
+    lines = """one = None      # None: 3 or, for "mini", 2
+rate = None     # None: .1 or, for "mini", 1
+net = None      # a name such as "a" or "b"; None: "c" or, for "mini", "d"
+which = None    # "x", "y"; None: either
+many = "all"    # "ERM", "MaskTune", several with commas between, or "all"
+like = "all"    # a name such as "ERM", or "all"
+low = 0         # -2 to 0
+free = None     # a folder; None: elsewhere
+noted: float = None  # anything; None: as above"""
+    nb = notebook(tmp_path/"tiny.ipynb", parameters=lines)
+    assert parameters(nb).allowed.tolist() == ["a whole number or None", "a number or None", "a text or None", '"x", "y" or None', '"ERM", "MaskTune", "all", or several with commas between', "a text", "a whole number, -2 to 0", "any value", "a number or None"]
+    assert runs._checked(nb, dict(many="erm, MASKTUNE", like="new", rate=1))["many"] == "ERM,MaskTune"
+    for wrong in (dict(one=.5), dict(one="x"), dict(rate="x"), dict(net=3), dict(which="z"), dict(many="ERM,JTT"), dict(many="ERM;MaskTune"), dict(like=1), dict(low=1), dict(low=-3), dict(noted="x")):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}=.* (must be|is not known)|many='JTT' is not known"): runs._checked(nb, wrong)
+
+
 @pytest.mark.parametrize("name", list(experiments()))
 def test_an_experiments_defaults_are_among_what_it_allows(name):
     for p in runs._parameters(name).values(): assert p.check(p.default) == p.default
@@ -68,7 +85,7 @@ def test_prose_changes_no_name(tmp_path):
     nb = notebook(tmp_path/"tiny.ipynb", WRITES)
     before, text = run_hash(nb), nb.read_text()
     assert before == run_hash(nb, seed=0) == run_hash(nb, method="erm") and len({before, run_hash(nb, seed=1), run_hash(nb, epochs=3)}) == 3
-    for old, new, same in [("An experiment that takes", "One that takes", True), ("# of the throw", "# of the dice", True), ("import numpy as np", "# first\\nimport numpy  as np", True),
+    for old, new, same in [("An experiment that takes", "One that takes", True), ("# of the throw", "# of the dice", True), ("import json, numpy", "# first\\nimport json,  numpy", True),
                            (".random(4)", ".random(5)", False), ("seed = 0 ", "seed = 1 ", False)]:
         assert old in text
         nb.write_text(text.replace(old, new))

@@ -68,7 +68,10 @@ def slurm():
             yield
             subprocess.run(["scancel", "--user=root"])
     finally:
-        for p in reversed(started): p.terminate(); p.wait(20)
+        for p in reversed(started):
+            p.terminate()
+            try: p.wait(20)
+            except subprocess.TimeoutExpired: p.kill(); p.wait()
         shutil.rmtree(d)
 
 
