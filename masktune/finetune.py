@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'masked_accuracy', 'MaskTune', 'RandomMask', 'Squares']
 
-# %% ../nbs/10_finetune.ipynb #84fa2a1e
+# %% ../nbs/10_finetune.ipynb #09c4c7e0
 import copy, itertools
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,14 +21,14 @@ from .metrics import predict
 from .saliency import Masks, compute_maps
 from .training import ERM, Training, augmented, make_optimizer, prepared, train
 
-# %% ../nbs/10_finetune.ipynb #38fb9d45
+# %% ../nbs/10_finetune.ipynb #e68d0058
 PRESETS = {
     "ours":          dict(target="predicted", over="positive", at="image", looks=None, start="best", keep_momentum=False),
     "paper":         dict(target="label", over="all", at="features", looks=None, start="last", keep_momentum=False),
     "released_code": dict(target="predicted", over="positive", at="image", looks="best", start="last", keep_momentum=True),
 }
 
-# %% ../nbs/10_finetune.ipynb #759da986
+# %% ../nbs/10_finetune.ipynb #e0c01838
 def masked_accuracy(
     model,           # a network
     split,           # images to hide something of
@@ -37,7 +37,7 @@ def masked_accuracy(
     "Accuracy on images with their masks hidden"
     return predict(model, split, transform=lambda b: b._replace(x=masks.apply(b.x, b.index))).accuracy
 
-# %% ../nbs/10_finetune.ipynb #b85e92bb
+# %% ../nbs/10_finetune.ipynb #127ec7bf
 def _begin(settings, model, n_classes):
     "(a copy of the network to start from, the network that looks first, what ERM's optimiser remembers, the learning rate)"
     s, lr = settings, settings.lr
@@ -57,7 +57,7 @@ def _optimizer(net, settings, memory=None):
 
 def _measured(net, val, masks): return dict(val_accuracy=predict(net, val).accuracy, val_masked=masked_accuracy(net, val, masks))
 
-# %% ../nbs/10_finetune.ipynb #dd8ef869
+# %% ../nbs/10_finetune.ipynb #cd58a047
 @dataclass(kw_only=True)
 class MaskTune(Training):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)"
@@ -124,7 +124,7 @@ class MaskTune(Training):
         best.tried_, best.selection_ = tried, pd.DataFrame([{k: getattr(m, k) for k in grid} | m.history_.iloc[-1][["val_accuracy", "val_masked", "hidden"]].to_dict() | dict(chosen=m is best) for m in tried])
         return best
 
-# %% ../nbs/10_finetune.ipynb #05665787
+# %% ../nbs/10_finetune.ipynb #871ce220
 @dataclass(kw_only=True)
 class RandomMask(MaskTune):
     "The control: as MaskTune, but hides random places"
@@ -141,5 +141,14 @@ class Squares:
     size:tuple               # (H, W) of the pictures
     fill:object="black"      # see `hide`
 
-    def apply(self, x, index, moved): return hide(x, squares(len(x), self.size, moved).to(x.device), self.fill)
-    def share(self) -> float: return squares(4096, self.size, rng(0, "share")).float().mean().item()
+    def apply(self,
+        x,               # float N×C×H×W in [0, 1]
+        index,           # not used: the squares are drawn
+        moved,           # the generator that draws them
+    ):
+        "The pictures with their squares hidden"
+        return hide(x, squares(len(x), self.size, moved).to(x.device), self.fill)
+
+    def share(self) -> float:
+        "The share of all pixels that is hidden, on average"
+        return squares(4096, self.size, rng(0, "share")).float().mean().item()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['status', 'sweep', 'reproduce', 'main']
 
-# %% ../nbs/18_launch.ipynb #8f7afad8
+# %% ../nbs/18_launch.ipynb #f10bd7fe
 import argparse, ast, contextlib, inspect, itertools, json, multiprocessing, os, shutil, signal, subprocess, sys, tempfile
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 from .core import one_of, place, turns
 from .runs import Held, _claim, _json, _keep, _plan, _slurm, _writing, again, experiments, finished, fit, holder, parameters, run
 
-# %% ../nbs/18_launch.ipynb #c6f80a49
+# %% ../nbs/18_launch.ipynb #4bf7d03b
 def _runs(root):
     "The folders of runs in and under `root`"
     for folder, inside, files in os.walk(root):
@@ -50,7 +50,7 @@ def status(
         except ValueError as e: return dict(run=f.name, experiment="?", given="", state="damaged", minutes=None, note=str(e))
     return pd.DataFrame(map(row, folders))
 
-# %% ../nbs/18_launch.ipynb #cde854f7
+# %% ../nbs/18_launch.ipynb #6ea0df9b
 def _work(folder, gpu, tell):
     "The life of one run's process"
     os.setsid()                                                           # Ctrl-C is the pool's to hear
@@ -73,7 +73,7 @@ def _stop(running):
     for child in everyone:
         with contextlib.suppress(psutil.NoSuchProcess): child.kill()
 
-# %% ../nbs/18_launch.ipynb #1e6e2912
+# %% ../nbs/18_launch.ipynb #5af16496
 def _pool():
     "Keeps as many runs going as there are slots; its input says which, its output how each ended"
     import nbconvert, papermill                                           # once, not in every process it forks
@@ -109,7 +109,7 @@ def _local(folders, slots):
     except KeyboardInterrupt: pool.terminate(); follow(); raise
     finally: pool.stdin.close(); pool.wait()
 
-# %% ../nbs/18_launch.ipynb #0cb7e183
+# %% ../nbs/18_launch.ipynb #65563239
 class _Task:
     "One run, as submitit pickles it"
     def __call__(self, folder):
@@ -138,7 +138,7 @@ def _submit(folders, home, workers, threads, options):
                 (folder/name).unlink(missing_ok=True); (folder/name).symlink_to(os.path.relpath(log, folder))
     print(f"submitted as {', '.join(sorted({j.job_id.split('_')[0] for j in jobs}))}; how they stand: masktune status {home}")
 
-# %% ../nbs/18_launch.ipynb #5976ff69
+# %% ../nbs/18_launch.ipynb #97ce9887
 def sweep(
     name,            # an experiment, or the path of a notebook
     grid:dict,       # parameter -> list of values; every combination is a run
@@ -170,7 +170,7 @@ def sweep(
 
 
 
-# %% ../nbs/18_launch.ipynb #69527cc4
+# %% ../nbs/18_launch.ipynb #0da6826b
 def _numbers(path):
     "A table of a run, read whole"
     try: return pd.read_parquet(path)
@@ -204,7 +204,7 @@ def reproduce(
         rows += [dict(what=k, before=before[k], now=now.get(k), same=before[k] == now.get(k)) for k in before]
         return pd.DataFrame(rows + [_compared(n, t, _numbers(other/n)) for n, t in tables.items()])
 
-# %% ../nbs/18_launch.ipynb #c45debd5
+# %% ../nbs/18_launch.ipynb #b0f32056
 def _value(text):
     "A parameter as it stands on the command line: a Python literal, else a string"
     try: return ast.literal_eval(text)
@@ -220,7 +220,7 @@ def _pairs(option, given, read):
     if wrong := [g for g in given if "=" not in g]: raise ValueError(f"{option} {wrong[0]} must be KEY=VALUE.")
     return {k: read(v) for k, v in (g.split("=", 1) for g in given)}
 
-# %% ../nbs/18_launch.ipynb #837eded9
+# %% ../nbs/18_launch.ipynb #958c7bb3
 def _parser():
     parser = argparse.ArgumentParser("masktune", description="Run the experiments of masktune.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -254,7 +254,7 @@ def _parser():
         f.add_argument(f"--{p.name.replace('_', '-')}", **dict(action="store_true") if p.default is False else dict(type=p.annotation, default=p.default))
     return parser
 
-# %% ../nbs/18_launch.ipynb #f8dda356
+# %% ../nbs/18_launch.ipynb #bd4ebfc8
 def _list(): print(*experiments(), sep="\n")
 def _show(name): print(parameters(name).to_markdown())
 
@@ -289,7 +289,7 @@ def _fit(photos, out, **options):
     table = fit(photos, out, **options)
     if turns()[0] == 0: print(table.to_markdown(index=False), f"\nresults: {out}")
 
-# %% ../nbs/18_launch.ipynb #2e88ca8e
+# %% ../nbs/18_launch.ipynb #344d2350
 def main(
     argv=None,       # what stands on the command line
 ):

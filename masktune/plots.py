@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'HEAT', 'picture', 'grid', 'overlay', 'hidden', 'rows', 'bars', 'curves']
 
-# %% ../nbs/01_plots.ipynb #0068c2c8
+# %% ../nbs/01_plots.ipynb #394b361b
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,11 +13,11 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-# %% ../nbs/01_plots.ipynb #fd641694
+# %% ../nbs/01_plots.ipynb #75484e4c
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]   # Okabe & Ito 2008
 HEAT = "inferno"
 
-# %% ../nbs/01_plots.ipynb #df3e619a
+# %% ../nbs/01_plots.ipynb #b86b33e4
 def picture(
     image,           # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
 ) -> np.ndarray:     # H×W×3 floats in [0, 1]
@@ -27,7 +27,7 @@ def picture(
     if a.ndim == 2: a = a[None]
     return np.repeat(a, 3, 0).transpose(1, 2, 0) if len(a) == 1 else a[:3].transpose(1, 2, 0)
 
-# %% ../nbs/01_plots.ipynb #4f9819a5
+# %% ../nbs/01_plots.ipynb #83e35c47
 def grid(
     images,          # N pictures
     titles=None,     # N captions
@@ -45,7 +45,7 @@ def grid(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #f74581fa
+# %% ../nbs/01_plots.ipynb #8b5ad469
 def overlay(
     image,           # the picture
     heat,            # h×w map ≥ 0, of any size; scaled by its largest value
@@ -69,7 +69,7 @@ def hidden(
     a[m] = colour
     return a
 
-# %% ../nbs/01_plots.ipynb #7bef8ecf
+# %% ../nbs/01_plots.ipynb #47053bec
 def rows(
     columns:dict,    # column title -> N pictures (H×W×3 arrays or tensors as in `picture`)
     captions:dict={},# column title -> N captions; "✗ ..." is set in red
@@ -94,7 +94,7 @@ def rows(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #8354b763
+# %% ../nbs/01_plots.ipynb #85b07564
 def bars(
     table:pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
     columns,         # what is measured; one cluster of bars each
@@ -141,7 +141,7 @@ def _lying(names, groups, columns, unit, titles):
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #2c487fd7
+# %% ../nbs/01_plots.ipynb #51f86e1d
 def curves(
     lines:dict,      # name -> list of numbers
     x=None,          # where they stand; None: 1, 2, 3, ...

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiments', 'parameters', 'run_hash', 'holder', 'Held', 'finished', 'html_report', 'again', 'run', 'record', 'fit']
 
-# %% ../nbs/17_runs.ipynb #5016ca8a
+# %% ../nbs/17_runs.ipynb #b04aaad6
 import ast, contextlib, functools, html, inspect, json, os, re, socket, subprocess, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ import pandas as pd
 
 from .core import atomic, environment, fingerprint, one_of, place, share, turns
 
-# %% ../nbs/17_runs.ipynb #4404b24d
+# %% ../nbs/17_runs.ipynb #daf068e1
 def experiments() -> dict:
     "name -> notebook"
     here = Path(__file__).parent if "__file__" in globals() else place("masktune")
     folder = next(f for f in (here/"experiments", here.parent/"nbs"/"experiments") if f.is_dir())
     return {p.stem: p for p in sorted(folder.glob("*.ipynb"))}
 
-# %% ../nbs/17_runs.ipynb #68464920
+# %% ../nbs/17_runs.ipynb #3358b448
 def _notebook(name):
     "The notebook of an experiment's name, or of a path"
     if Path(name).suffix != ".ipynb": return experiments()[one_of("experiment", name, experiments())]
@@ -35,7 +35,7 @@ def _cells(path, changed):
     except (json.JSONDecodeError, KeyError): raise ValueError(f"{path} is damaged: it is not a notebook.") from None
     return [(c["metadata"].get("tags", []), "".join(c["source"])) for c in cells if c["cell_type"] == "code"]
 
-# %% ../nbs/17_runs.ipynb #a282c5f4
+# %% ../nbs/17_runs.ipynb #9c2d9cf0
 _KINDS = {t.__name__: t for t in (bool, int, float, str, list, dict)}
 _SAID = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a dict"}
 _DIGITS = r"(-?\d+(?:\.\d+)?)"
@@ -74,7 +74,7 @@ class _Parameter:
             raise ValueError(f"{self.name}={value!r} must be {self.allowed} ({self.meaning}).")
         return value
 
-# %% ../nbs/17_runs.ipynb #95449d13
+# %% ../nbs/17_runs.ipynb #9a396558
 def _read(p):
     "A `_Parameter` from what papermill found in its line"
     try: default = ast.literal_eval(p["default"])
@@ -89,7 +89,7 @@ def _read(p):
     low, high = (float(m[1]), float(m[2]) if m.re.groups == 2 else None) if m else (None, None)
     return _Parameter(p["name"], default, str if listed else kind, said, listed, low, high, m is not None and m is ranges[2], default is None or "None" in said, "with commas between" in said)
 
-# %% ../nbs/17_runs.ipynb #5f07c1e5
+# %% ../nbs/17_runs.ipynb #aa5776c7
 @functools.lru_cache(256)
 def _declared(nb, changed):
     import papermill
@@ -108,7 +108,7 @@ def parameters(
     return pd.DataFrame([(p.name, repr(p.default), p.allowed, p.meaning) for p in _parameters(name).values()],
                         columns=["parameter", "default", "allowed", "meaning"]).set_index("parameter")
 
-# %% ../nbs/17_runs.ipynb #e5149afd
+# %% ../nbs/17_runs.ipynb #21b915e9
 def _checked(name, given):
     "All parameters with their values, those `given` checked"
     known = _parameters(name)
@@ -116,7 +116,7 @@ def _checked(name, given):
     for p in given: one_of("parameter", p, known)
     return {k: p.check(given[k]) if k in given else p.default for k, p in known.items() if k != "out"}
 
-# %% ../nbs/17_runs.ipynb #7c695a10
+# %% ../nbs/17_runs.ipynb #13c05b6c
 def _code(source):
     "What a piece of code says to the machine: without comments, layout and docstrings"
     try: tree = ast.parse(source)
@@ -139,7 +139,7 @@ def run_hash(
     modules = {p.name: _module(p, p.stat().st_mtime_ns) for p in sorted(here.glob("*.py")) if p.stem not in ("_modidx", "launch", "tables")}
     return fingerprint(nb.stem, _checked(name, given), cells, modules)
 
-# %% ../nbs/17_runs.ipynb #8b350bb6
+# %% ../nbs/17_runs.ipynb #3a971eb9
 _SILENT, _BEAT = 600, 15     # seconds
 
 def _slurm(states):
@@ -177,7 +177,7 @@ def holder(
     "Who is working on a run"
     return next(filter(None, map(_alive, _locks(Path(folder)))), None)
 
-# %% ../nbs/17_runs.ipynb #c36c5853
+# %% ../nbs/17_runs.ipynb #543c812c
 class Held(RuntimeError):
     "Someone else is working on this run"
 
@@ -214,7 +214,7 @@ class _Lock:
         self.over.set()
         self.path.unlink(missing_ok=True)
 
-# %% ../nbs/17_runs.ipynb #af5f9229
+# %% ../nbs/17_runs.ipynb #3d50908d
 def finished(
     folder,          # of a run
 ) -> bool:
@@ -254,7 +254,7 @@ def _claim(folder, plan):
     if before["experiment"] != plan["experiment"]: changed = [f"experiment {before['experiment']}"]
     raise ValueError(f"{folder} holds another run, with {', '.join(changed) or 'the code as it was then'}: choose another folder or delete that one.")
 
-# %% ../nbs/17_runs.ipynb #f246f220
+# %% ../nbs/17_runs.ipynb #cdd9ccc2
 _PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
 :root {{color-scheme: light dark}}
 body {{font: 16px/1.55 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word}}
@@ -289,7 +289,7 @@ def html_report(
     lines = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in made.items())
     return _PAGE.format(title=html.escape(title), body=body, made=f"<table>{lines}</table>")
 
-# %% ../nbs/17_runs.ipynb #d981ce38
+# %% ../nbs/17_runs.ipynb #a9e97838
 @contextlib.contextmanager
 def _environment(**values):
     "These environment variables, and what was there before afterwards"
@@ -320,7 +320,7 @@ def _followed(log):
     try: yield
     finally: done.set(); follower.join()
 
-# %% ../nbs/17_runs.ipynb #c1311b25
+# %% ../nbs/17_runs.ipynb #20baa4ae
 def _execute(folder, plan):
     "Execute a claimed run; a notebook that fails is an error of one sentence, with the rest in `failed.json` and the notebook"
     import papermill
@@ -349,7 +349,7 @@ def _execute(folder, plan):
     with _writing(folder), atomic(folder/"report.html") as t: t.write_text(html_report(executed, made))
     _keep(folder, "finished.json", at=time.strftime("%F %T"), minutes=minutes, sizes={f.name: f.stat().st_size for f in sorted(folder.glob("*.parquet"))})
 
-# %% ../nbs/17_runs.ipynb #27253f18
+# %% ../nbs/17_runs.ipynb #17d6839a
 def again(
     folder,          # of a run that was asked for: its `run.json` says what
 ) -> Path:           # the executed notebook
@@ -375,7 +375,7 @@ def run(
     _claim(folder, _plan(name, given, threads))
     with _followed(folder/"log.txt"): return again(folder)
 
-# %% ../nbs/17_runs.ipynb #380e33cf
+# %% ../nbs/17_runs.ipynb #d0bd92b3
 def record(
     out,             # the run's folder
     parameters:dict, # what it was told
@@ -388,7 +388,7 @@ def record(
     with atomic(out/"config.json") as temp: temp.write_text(json.dumps(kept, indent=1, default=str))
     return kept
 
-# %% ../nbs/17_runs.ipynb #52a98cbe
+# %% ../nbs/17_runs.ipynb #8f1b6f79
 def fit(
     photos,          # one folder per class
     out,             # the run's folder; a relative one counts from the project

@@ -197,7 +197,7 @@ class Ranking:
 # %% ../nbs/14_spuriosity.ipynb #42e25f12
 def spurious_gap(
     ranking:Ranking,     # of the images that were predicted
-    predictions:Predictions,
+    predictions:Predictions,  # of the same images
     k:int=None,          # images at either end; None: a fifth of the class
 ) -> pd.DataFrame:       # class, k, accuracies at both ends, gap
     "Accuracy on the most spurious minus that on the least spurious images, for each class with a spurious feature (section 3.2)"

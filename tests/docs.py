@@ -221,7 +221,8 @@ def sidebar(root=ROOT) -> list:
 def page_complaints(page, known=None) -> list:
     "All that is wrong with one notebook"
     nb = nbformat.read(page, 4)
-    return [*title(nb), *outputs(nb), *links(page), *doc_links(nb, known), *stale(nb)]
+    template = page.parent.name == "experiments" and not any(c.get("outputs") for c in nb.cells)     # its executed copies are the runs
+    return [*title(nb), *([] if template else [*outputs(nb), *stale(nb)]), *links(page), *doc_links(nb, known)]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from masktune.glyphs import glyphs
 from masktune.heads import on_features, Features
 from masktune.metrics import evaluate, predict
 from masktune.models import create, load_model
-from masktune.runs import run
 from masktune.training import ERM
 
 RUN = """
@@ -195,12 +194,3 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="GroupDRO needs groups, and bare has none in train"): GroupDRO().fit(create("small_cnn", 2), Benchmark("bare", bare, b.val, {}))
     with pytest.raises(ValueError, match="none in val"): GroupDRO().fit(create("small_cnn", 2), Benchmark("bare", b.train, bare, {}))
     assert "groups of training" in repr(GroupDRO()) and "'class labels'" in repr(JTT())
-
-
-def test_the_comparison(tmp_path):
-    "A row for ERM and one for the method named, in every seed, with the paired difference"
-    run("comparison", tmp_path, data="glyphs", epochs=1, method="LastLayer", n_seeds=2, device="cpu")
-    table = pd.read_csv(tmp_path/"table.csv")
-    assert table.method.tolist() == ["ERM", "LastLayer"]*2 and table.seed.tolist() == [0, 0, 1, 1] and (table.sees == "class labels").all()
-    worst = table.pivot(index="seed", columns="method", values="worst_group")
-    assert f"{(worst.LastLayer - worst.ERM).mean():+.1f}" in (tmp_path/"table.md").read_text().splitlines()[-1]
