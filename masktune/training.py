@@ -165,6 +165,7 @@ class TensorBoard:
     def init(self,
         folder="runs/tensorboard",   # where its files go; a relative one counts from the project
     ):
+        "Open the file"
         from torch.utils.tensorboard import SummaryWriter
         self.writer = SummaryWriter(str(place(folder)))
     def log(self,
