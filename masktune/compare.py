@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'HISTORY', 'settled', 'chosen_methods', 'measure', 'Comparison', 'compare', 'looks']
 
-# %% ../nbs/17_compare.ipynb #824acd0f
+# %% ../nbs/17_compare.ipynb #3790fe14
 import time
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from .tables import table
 from .training import ERM
 from .ule import ULE
 
-# %% ../nbs/17_compare.ipynb #ad10eaea
+# %% ../nbs/17_compare.ipynb #490d851b
 def settled(
     given:dict,      # the experiment's parameters; None: the scale decides
     **scales,        # e.g. mini=dict(epochs=1), full=dict(epochs=20)
@@ -43,7 +43,7 @@ def settled(
     print(f"results go to {s.out}; computing on {s.device}")
     return s
 
-# %% ../nbs/17_compare.ipynb #3f30fbf0
+# %% ../nbs/17_compare.ipynb #c832280d
 METHODS = {   # name -> (settings of the run, what all methods share, what those share that train a whole network) -> method
     "ERM":         lambda s, all, whole: ERM(**whole),
     "RandomMask":  lambda s, all, whole: RandomMask(**whole | dict(epochs=1, lr=s.finetune_lr, k=s.k, start=s.weights)),
@@ -72,7 +72,7 @@ def chosen_methods(
         return known[name](s, shared, shared | dict(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size, augment=augment))
     return {name: partial(made, name) for name in known if name in asked or name == "ERM"}
 
-# %% ../nbs/17_compare.ipynb #91806134
+# %% ../nbs/17_compare.ipynb #41a9b0d1
 def measure(
     nets:dict,       # "best" or "last", as its weights are -> network
     bench:Benchmark, # measured on its validation and test splits, or on their pooled Features where only the head counts
@@ -103,7 +103,7 @@ def _history(history):
     kept = [dict(weights="last", epoch=i + 1, split=split, metric=metric, value=float(v)) for c, (split, metric) in HISTORY.items() if c in history and "epoch" in history for i, v in enumerate(history[c])]
     return pd.DataFrame(kept, columns=["weights", "epoch", "split", "metric", "value"]).astype(dict(epoch="Int64", value=float))
 
-# %% ../nbs/17_compare.ipynb #9e955aab
+# %% ../nbs/17_compare.ipynb #4833e51d
 class Comparison:
     "What `compare` found"
     def __init__(self,
@@ -163,7 +163,7 @@ class Comparison:
             with atomic(self.folder/name) as t: t.write_text(content)
         return Markdown(text)
 
-# %% ../nbs/17_compare.ipynb #0c46709d
+# %% ../nbs/17_compare.ipynb #5a1987a2
 def compare(
     bench,           # a Benchmark, or seed -> Benchmark
     start,           # (Benchmark, seed) -> the network that every method starts from
@@ -204,7 +204,7 @@ def _given(m, new, erm, weights):
     if not m.needs_trained: return new
     return erm if isinstance(m, MaskTune) or weights == "best" else erm.last_
 
-# %% ../nbs/17_compare.ipynb #6f4a6f67
+# %% ../nbs/17_compare.ipynb #358b397c
 def looks(
     nets:dict,       # name -> network; the first is the one whose map is thresholded
     split:Split,     # where to pick images from
