@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'HISTORY', 'settled', 'thinned', 'chosen_methods', 'measure', 'Comparison', 'compare', 'looks']
 
-# %% ../nbs/17_compare.ipynb #0cdfa622
+# %% ../nbs/17_compare.ipynb #3d15f1eb
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from IPython.display import Markdown
 
 from .baselines import GroupDRO, JTT
-from .core import atomic, one_of, pick_device, place, track
+from .core import atomic, fingerprint, one_of, pick_device, place, track
 from .data import Benchmark, Split
 from .finetune import MaskTune, RandomMask
 from .heads import AFR, DFR, Features, HeadMethod, LastLayer, on_features, pooled
@@ -30,7 +30,7 @@ from .tables import table
 from .training import ERM
 from .ule import ULE
 
-# %% ../nbs/17_compare.ipynb #0daf60b8
+# %% ../nbs/17_compare.ipynb #9a2f3bd0
 def settled(
     given:dict,      # the experiment's parameters; None: the scale decides
     **scales,        # e.g. mini=dict(epochs=1), full=dict(epochs=20)
@@ -43,7 +43,7 @@ def settled(
     print(f"results go to {s.out}; computing on {s.device}")
     return s
 
-# %% ../nbs/17_compare.ipynb #e90a494f
+# %% ../nbs/17_compare.ipynb #f13d85ae
 def thinned(
     bench:Benchmark, # to take images from
     n:int,           # at most so many of each split
@@ -52,7 +52,7 @@ def thinned(
     def few(split): return split.subset(torch.arange(0, len(split), -(-len(split)//n)))
     return Benchmark(bench.name, few(bench.train), few(bench.val), {name: few(split) for name, split in bench.tests.items()})
 
-# %% ../nbs/17_compare.ipynb #0c29e7c4
+# %% ../nbs/17_compare.ipynb #a88996a3
 METHODS = {   # name -> (settings of the run, what all methods share, what those share that train a whole network) -> method
     "ERM":         lambda s, all, whole: ERM(**whole),
     "RandomMask":  lambda s, all, whole: RandomMask(**whole | dict(epochs=1, lr=s.finetune_lr, k=s.k, start=s.weights)),
@@ -68,6 +68,12 @@ METHODS = {   # name -> (settings of the run, what all methods share, what those
     "GroupDRO":    lambda s, all, whole: GroupDRO(**whole),
 }
 
+def _asked(method, known):
+    "The names among `known` that a parameter `method` asks for"
+    if method.casefold() == "all": return list(known)
+    exact = {name.casefold(): name for name in known}
+    return [one_of("method", exact.get(m.strip().casefold(), m.strip()), [*known, "all"]) for m in method.split(",")]
+
 def chosen_methods(
     s,               # settings of the run: method, epochs, lr, batch_size, finetune_lr, k, iterations, weights, device
     augment=None,    # (images, generator) -> images, for those that train a whole network
@@ -75,13 +81,13 @@ def chosen_methods(
 ) -> dict:           # name -> seed -> method; ERM is always there, because others start from it
     "The methods that `s.method` asks for: a name, several with commas between, or \"all\""
     known = METHODS | own
-    asked = list(known) if s.method.casefold() == "all" else [one_of("method", {n.casefold(): n for n in known}.get(m.strip().casefold(), m), [*known, "all"]) for m in s.method.split(",")]
+    asked = _asked(s.method, known)
     def made(name, seed):
         shared = dict(seed=seed, device=s.device)
         return known[name](s, shared, shared | dict(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size, augment=augment))
     return {name: partial(made, name) for name in known if name in asked or name == "ERM"}
 
-# %% ../nbs/17_compare.ipynb #bd8d0e1a
+# %% ../nbs/17_compare.ipynb #e0aaad05
 def measure(
     nets:dict,       # "best" or "last", as its weights are -> network
     bench:Benchmark, # measured on its validation and test splits, or on their pooled Features where only the head counts
@@ -89,11 +95,13 @@ def measure(
     **tags,          # columns to put in front: data, method, seed, sees
 ):                   # (numbers, predictions): two data frames
     "Accuracies as fractions, and what of the history others understand"
-    numbers, images = [], []
+    numbers, images, splits, answers = [], [], dict(val=bench.val, **bench.tests), {}
     if isinstance(bench.val, Features): nets = {weights: on_features(net.head) for weights, net in nets.items()}
     for weights, net in nets.items():
-        for name, split in dict(val=bench.val, **bench.tests).items():
-            said = predict(net, split)
+        key = fingerprint(net)                     # the last epoch is often the best: then its images are looked at once
+        if key not in answers: answers[key] = {name: predict(net, split) for name, split in splits.items()}
+        for name, split in splits.items():
+            said = answers[key][name]
             found = report(said, bench.train if split.groups is not None and bench.train.groups is not None else None)
             values = dict(accuracy=found.accuracy, balanced=found.balanced, worst_class=found.worst_class, worst_group=found.worst_group, adjusted=found.adjusted)
             if split.groups is not None: values |= {f"group {g}": a for g, a in zip(found.groups.group, found.groups.accuracy)}
@@ -112,7 +120,9 @@ def _history(history):
     kept = [dict(weights="last", epoch=i + 1, split=split, metric=metric, value=float(v)) for c, (split, metric) in HISTORY.items() if c in history and "epoch" in history for i, v in enumerate(history[c])]
     return pd.DataFrame(kept, columns=["weights", "epoch", "split", "metric", "value"]).astype(dict(epoch="Int64", value=float))
 
-# %% ../nbs/17_compare.ipynb #27f03523
+# %% ../nbs/17_compare.ipynb #e21abc19
+def _nets(m): return dict(best=m.model_, last=m.last_) if hasattr(m, "last_") else dict(last=m.model_)
+
 class Comparison:
     "What `compare` found"
     def __init__(self,
@@ -144,8 +154,8 @@ class Comparison:
 
     def net(self, name):
         "The network of a method, of the first seed"
-        m = self.fitted[name]
-        return m.last_ if self.weights == "last" and hasattr(m, "last_") else m.model_
+        nets = _nets(self.fitted[name])
+        return nets.get(self.weights, nets["last"])
 
     def wide(self,
         *columns,        # metrics: "worst_group" of the test set "test", "reversed accuracy" of another; "minutes"
@@ -172,7 +182,7 @@ class Comparison:
             with atomic(self.folder/name) as t: t.write_text(content)
         return Markdown(text)
 
-# %% ../nbs/17_compare.ipynb #73736a53
+# %% ../nbs/17_compare.ipynb #0d8c123a
 def compare(
     bench,           # a Benchmark, or seed -> Benchmark
     start,           # (Benchmark, seed) -> the network that every method starts from
@@ -180,7 +190,7 @@ def compare(
     s,               # settings of the run: out, method, seed, n_seeds, weights
 ) -> Comparison:
     "Fit and measure every method on every seed; a method that refuses its data is noted with what it says"
-    found, asked = Comparison(s.out, s.weights), [m.strip().casefold() for m in s.method.split(",")]
+    found, asked = Comparison(s.out, s.weights), _asked(s.method, methods)
     for seed in track(range(s.seed, s.seed + s.n_seeds), "seeds", unit="seed"):
         here, kept = bench(seed) if callable(bench) else bench, s.out/"checkpoints"/str(seed)
         new, erm, heads = start(here, seed), None, None
@@ -188,20 +198,18 @@ def compare(
             m, began = make(seed), time.monotonic()
             try: m.fit(_given(m, new, erm, s.weights), here, kept/("features" if isinstance(m, HeadMethod) else name))
             except ValueError as e:
-                if name == "ERM" or asked == [name.casefold()]: raise
+                if name == "ERM" or asked == [name]: raise
                 found.refused.loc[len(found.refused)] = name, seed, str(e)
                 continue
             minutes, tags = (time.monotonic() - began)/60, dict(data=here.name, method=name, seed=seed, sees=m.sees)
             if name == "ERM": erm = m
             if seed == s.seed: found.fitted[name] = m
-            if asked != ["all"] and name.casefold() not in asked: continue
+            if name not in asked: continue
             if isinstance(m, HeadMethod): heads = heads or _heads(m.model_, here, kept/"features")
             numbers, images = measure(_nets(m), heads if isinstance(m, HeadMethod) else here, m.history_, **tags)
             spent = pd.DataFrame([dict(tags, weights=w, split="train", metric="minutes", value=minutes) for w in numbers.weights.unique()])
             found.add(pd.concat([numbers, spent], ignore_index=True), images)
     return found
-
-def _nets(m): return dict(best=m.model_, last=m.last_) if hasattr(m, "last_") else dict(last=m.model_)
 
 def _heads(net, bench, folder):
     "What the head sees of every split, computed once for all methods that change nothing below it"
@@ -213,7 +221,7 @@ def _given(m, new, erm, weights):
     if not m.needs_trained: return new
     return erm if isinstance(m, MaskTune) or weights == "best" else erm.last_
 
-# %% ../nbs/17_compare.ipynb #6662d5c0
+# %% ../nbs/17_compare.ipynb #79acafe0
 def looks(
     nets:dict,       # name -> network; the first is the one whose map is thresholded
     split:Split,     # where to pick images from
@@ -222,7 +230,10 @@ def looks(
 ):
     "Heat maps of several networks on the same images, with what each answers"
     numbers, names = (split.labels, split.class_names) if split.groups is None else (split.groups, split.group_names)
-    picked = split.subset(torch.cat([(numbers == g).nonzero()[:each, 0] for g in numbers.unique()]))
+    def members(g):
+        at = (numbers == g).nonzero()[:, 0]
+        return at[torch.linspace(.1, .9, min(each, len(at))).mul(len(at)).long()]      # spread: many sets are in the order of their classes
+    picked = split.subset(torch.cat([members(g) for g in numbers.unique()]))
     device = next(iter(nets.values())).device
     b = next(picked.batches(len(picked), device=device))
     pictures, captions = {"input": b.x}, {"input": [names[g] for g in (b.y if split.groups is None else b.group)]}

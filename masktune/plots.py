@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'HEAT', 'picture', 'grid', 'overlay', 'hidden', 'rows', 'bars', 'curves']
 
-# %% ../nbs/01_plots.ipynb #394b361b
+# %% ../nbs/01_plots.ipynb #5e314fdd
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,11 +13,11 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-# %% ../nbs/01_plots.ipynb #75484e4c
+# %% ../nbs/01_plots.ipynb #b3ae643f
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]   # Okabe & Ito 2008
 HEAT = "inferno"
 
-# %% ../nbs/01_plots.ipynb #b86b33e4
+# %% ../nbs/01_plots.ipynb #bcce4a93
 def picture(
     image,           # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
 ) -> np.ndarray:     # H×W×3 floats in [0, 1]
@@ -27,7 +27,7 @@ def picture(
     if a.ndim == 2: a = a[None]
     return np.repeat(a, 3, 0).transpose(1, 2, 0) if len(a) == 1 else a[:3].transpose(1, 2, 0)
 
-# %% ../nbs/01_plots.ipynb #83e35c47
+# %% ../nbs/01_plots.ipynb #3cf5080e
 def grid(
     images,          # N pictures
     titles=None,     # N captions
@@ -45,7 +45,7 @@ def grid(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #8b5ad469
+# %% ../nbs/01_plots.ipynb #f9eb7457
 def overlay(
     image,           # the picture
     heat,            # h×w map ≥ 0, of any size; scaled by its largest value
@@ -69,7 +69,7 @@ def hidden(
     a[m] = colour
     return a
 
-# %% ../nbs/01_plots.ipynb #47053bec
+# %% ../nbs/01_plots.ipynb #539090df
 def rows(
     columns:dict,    # column title -> N pictures (H×W×3 arrays or tensors as in `picture`)
     captions:dict={},# column title -> N captions; "✗ ..." is set in red
@@ -94,7 +94,25 @@ def rows(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_plots.ipynb #85b07564
+# %% ../nbs/01_plots.ipynb #345a91e9
+def _lying(names, groups, columns, unit, titles):
+    "`bars` for many methods: a line each, a panel for each column"
+    n, at = groups.size(), np.arange(len(names))
+    fig, axes = plt.subplots(1, len(columns), sharey=True, squeeze=False, figsize=(2 + 2.4*len(columns), .9 + .28*len(names)), layout="constrained")
+    for ax, column, title in zip(axes[0], columns, titles or columns):
+        each = [groups.get_group(name)[column].to_numpy(float) for name in names]
+        ax.barh(at, [v.mean() for v in each], .75, color=COLOURS[0], xerr=[v.std(ddof=1) if len(v) > 1 else 0 for v in each], capsize=2, error_kw=dict(lw=1))
+        ax.scatter(np.concatenate(each), np.repeat(at, [len(v) for v in each]), s=7, color="black", alpha=.6, zorder=3, lw=0)
+        low, high = min(0, *map(np.min, each)), max(100 if min(map(np.min, each)) >= 0 else 0, *map(np.max, each))
+        for y, v in zip(at, each): ax.text(1.03, y, f"{v.mean():.0f}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
+        ax.set(xlim=(low, high), title=title, xlabel=unit)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(at, [f"{name} (n={n[name]})" for name in names])
+    axes[0, 0].invert_yaxis()
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/01_plots.ipynb #64f26e2a
 def bars(
     table:pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
     columns,         # what is measured; one cluster of bars each
@@ -124,24 +142,7 @@ def bars(
     plt.close(fig)
     return fig
 
-def _lying(names, groups, columns, unit, titles):
-    "The same for many methods: a line each, a panel for each column"
-    n, at = groups.size(), np.arange(len(names))
-    fig, axes = plt.subplots(1, len(columns), sharey=True, squeeze=False, figsize=(2 + 2.4*len(columns), .9 + .28*len(names)), layout="constrained")
-    for ax, column, title in zip(axes[0], columns, titles or columns):
-        each = [groups.get_group(name)[column].to_numpy(float) for name in names]
-        ax.barh(at, [v.mean() for v in each], .75, color=COLOURS[0], xerr=[v.std(ddof=1) if len(v) > 1 else 0 for v in each], capsize=2, error_kw=dict(lw=1))
-        ax.scatter(np.concatenate(each), np.repeat(at, [len(v) for v in each]), s=7, color="black", alpha=.6, zorder=3, lw=0)
-        low, high = min(0, *map(np.min, each)), max(100 if min(map(np.min, each)) >= 0 else 0, *map(np.max, each))
-        for y, v in zip(at, each): ax.text(1.03, y, f"{v.mean():.0f}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
-        ax.set(xlim=(low, high), title=title, xlabel=unit)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_yticks(at, [f"{name} (n={n[name]})" for name in names])
-    axes[0, 0].invert_yaxis()
-    plt.close(fig)
-    return fig
-
-# %% ../nbs/01_plots.ipynb #51f86e1d
+# %% ../nbs/01_plots.ipynb #86b22cfa
 def curves(
     lines:dict,      # name -> list of numbers
     x=None,          # where they stand; None: 1, 2, 3, ...
