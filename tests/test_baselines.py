@@ -1,15 +1,10 @@
 "GroupDRO and JTT do what they say, and survive being killed."
 import copy
-import os
-import signal
-import subprocess
-import sys
-import time
 
-import pandas as pd
 import pytest
 import torch
 
+from interrupted import Interrupted, Stop, whole_and_killed
 from masktune.baselines import JTT, GroupDRO, _GroupBalanced
 from masktune.core import fingerprint, rng
 from masktune.data import Benchmark, Split
@@ -18,18 +13,6 @@ from masktune.heads import on_features, Features
 from masktune.metrics import evaluate, predict
 from masktune.models import create, load_model
 from masktune.training import ERM
-
-RUN = """
-import sys, torch
-sys.path.insert(0, {here!r})
-from test_baselines import noise, method
-from masktune.models import create, save
-torch.set_num_threads(1)
-m = method().fit(create("small_cnn", 2), noise(), checkpoint=sys.argv[1])
-save(m.model_, sys.argv[2] + "/best.pt"); save(m.last_, sys.argv[2] + "/last.pt")
-m.history_.to_csv(sys.argv[2] + "/history.csv"); m.group_weights_.to_csv(sys.argv[2] + "/weights.csv")
-""".format(here=os.path.dirname(__file__))
-
 
 def noise(n=640):
     g = rng(0, "noise")
@@ -125,32 +108,10 @@ def test_groups_that_training_lacks_weigh_nothing():
 @pytest.mark.slow
 def test_kill_9_with_group_weights(tmp_path):
     "A real process, killed at odd moments, ends with the same weights of the network and of the groups, bit for bit"
-    start = lambda folder, out: subprocess.Popen([sys.executable, "-c", RUN, folder, out], env=os.environ | {"MASKTUNE_LOG": os.devnull})
-    for d in ("whole", "killed"): (tmp_path/d).mkdir()
-    assert start(tmp_path/"c1", tmp_path/"whole").wait() == 0
-    folder, kills = tmp_path/"c2", 0
-    for wait in (.05, .6):
-        process, last, seen = start(folder, tmp_path/"killed"), folder/"last.pt", None
-        while process.poll() is None and (not last.exists() or seen is None):
-            seen = last.stat().st_mtime_ns if last.exists() else None
-            time.sleep(.02)
-        time.sleep(wait)
-        if process.poll() is None: process.send_signal(signal.SIGKILL); kills += 1
-        process.wait()
-    assert kills and start(folder, tmp_path/"killed").wait() == 0
-    for name in ("best.pt", "last.pt"): assert fingerprint(load_model(tmp_path/"whole"/name)) == fingerprint(load_model(tmp_path/"killed"/name))
-    for name in ("history.csv", "weights.csv"): assert (tmp_path/"whole"/name).read_text() == (tmp_path/"killed"/name).read_text()
-
-
-class Stop(Exception): pass
-class Interrupted:
-    "An augmentation that stops the run at its n-th batch"
-    def __init__(self, left=None): self.left = left
-    def __repr__(self): return "Interrupted()"
-    def __call__(self, x, g):
-        if self.left is not None: self.left -= 1
-        if self.left == 0: raise Stop
-        return x
+    whole, killed, kills = whole_and_killed("test_baselines", "noise", tmp_path, (.05, .6))
+    assert kills
+    for name in ("best.pt", "last.pt"): assert fingerprint(load_model(whole/name)) == fingerprint(load_model(killed/name))
+    for name in ("history.csv", "weights.csv"): assert (whole/name).read_text() == (killed/name).read_text()
 
 
 @pytest.mark.parametrize("make", [lambda **kw: GroupDRO(step_size=.5, **kw), lambda **kw: JTT(first_epochs=1, upweight=3, **kw)], ids=["GroupDRO", "JTT"])

@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from interrupted import Interrupted, Stop
 from masktune.core import fingerprint
 from masktune.data import Benchmark
 from masktune.finetune import MaskTune, RandomMask, masked_accuracy
@@ -58,15 +59,7 @@ def test_a_killed_fine_tune_resumes(fitted, tmp_path):
     bench, erm = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 10)), bench.val, {})
 
-    class Stop(Exception): pass
-    class Noise:
-        def __init__(self, left=None): self.left = left
-        def __repr__(self): return "Noise()"
-        def __call__(self, x, g):
-            if self.left is not None: self.left -= 1
-            if self.left == 0: raise Stop
-            return x + .01*torch.randn(x.shape, generator=g)
-    make = lambda left=None: MaskTune(iterations=2, augment=Noise(left), device="cpu")
+    make = lambda left=None: MaskTune(iterations=2, augment=Interrupted(left), device="cpu")
     whole = make().fit(erm, small)
     with pytest.raises(Stop): make(6).fit(erm, small, checkpoint=tmp_path)
     assert fingerprint(make().fit(erm, small, checkpoint=tmp_path).model_) == fingerprint(whole.model_)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from interrupted import Interrupted, Stop
 from masktune.core import fingerprint
 from masktune.data import Benchmark, Split
 from masktune.metrics import Predictions
@@ -103,17 +104,9 @@ def test_abstention_is_learnt_where_labels_are_a_coin(half_random, make, tmp_pat
     assert risk_coverage(said, coverages=(.5,)).table.error[0] < .15
     assert fingerprint(start) == before and not m.model_.fresh
 
-    class Stop(Exception): pass
-    class Noise:
-        def __init__(self, left=None): self.left = left
-        def __repr__(self): return "Noise()"
-        def __call__(self, x, g):
-            if self.left is not None: self.left -= 1
-            if self.left == 0: raise Stop
-            return x
-    whole = make(**common | dict(epochs=2), augment=Noise()).fit(start, bench)
-    with pytest.raises(Stop): make(**common | dict(epochs=2), augment=Noise(12)).fit(start, bench, checkpoint=tmp_path)
-    assert fingerprint(make(**common | dict(epochs=2), augment=Noise()).fit(start, bench, checkpoint=tmp_path).model_) == fingerprint(whole.model_)
+    whole = make(**common | dict(epochs=2), augment=Interrupted()).fit(start, bench)
+    with pytest.raises(Stop): make(**common | dict(epochs=2), augment=Interrupted(12)).fit(start, bench, checkpoint=tmp_path)
+    assert fingerprint(make(**common | dict(epochs=2), augment=Interrupted()).fit(start, bench, checkpoint=tmp_path).model_) == fingerprint(whole.model_)
 
 
 def test_what_is_refused():

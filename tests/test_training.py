@@ -1,29 +1,13 @@
 "A killed run ends like one that wasn't; same seed, same bits."
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
+from interrupted import whole_and_killed
 from masktune.core import fingerprint
 from masktune.data import Benchmark, Split
 from masktune.models import create, load_model
 from masktune.training import ERM, Training, rate_factor
-
-RUN = """
-import sys, torch
-sys.path.insert(0, {here!r})
-from test_training import bench, method
-from masktune.models import create, save
-torch.set_num_threads(1)
-m = method().fit(create("small_cnn", 2), bench(), checkpoint=sys.argv[1])
-save(m.model_, sys.argv[2] + "/best.pt"); save(m.last_, sys.argv[2] + "/last.pt")
-m.history_.to_csv(sys.argv[2] + "/history.csv")
-""".format(here=os.path.dirname(__file__))
-
 
 class Noise:
     def __repr__(self): return "Noise()"
@@ -42,28 +26,13 @@ def bench(n=640):
 def method(): return ERM(epochs=4, batch_size=32, schedule="cosine", augment=Noise(), optimizer="adamw", lr=1e-3, device="cpu")
 
 
-def start(checkpoint, out): return subprocess.Popen([sys.executable, "-c", RUN, checkpoint, out], env=os.environ | {"MASKTUNE_LOG": os.devnull})
-
-
 def test_kill_9_at_any_moment(tmp_path):
     "A real process, killed again and again at odd moments, ends with the same weights, bit for bit, as one left alone"
-    for d in ("whole", "killed"): (tmp_path/d).mkdir()
-    assert start(tmp_path/"c1", tmp_path/"whole").wait() == 0
-    folder, kills = tmp_path/"c2", 0
-    for wait in (.05, .4, .9, .2):
-        process = start(folder, tmp_path/"killed")
-        last, seen = folder/"last.pt", None
-        while process.poll() is None and (not last.exists() or seen is None):    # let it get somewhere first
-            seen = last.stat().st_mtime_ns if last.exists() else None
-            time.sleep(.02)
-        time.sleep(wait)
-        if process.poll() is None: process.send_signal(signal.SIGKILL); kills += 1
-        process.wait()
+    whole, killed, kills = whole_and_killed("test_training", "bench", tmp_path, (.05, .4, .9, .2))
     assert kills >= 2
-    assert start(folder, tmp_path/"killed").wait() == 0
     for name in ("best.pt", "last.pt"):
-        assert fingerprint(load_model(tmp_path/"whole"/name)) == fingerprint(load_model(tmp_path/"killed"/name))
-    assert (tmp_path/"whole"/"history.csv").read_text() == (tmp_path/"killed"/"history.csv").read_text()
+        assert fingerprint(load_model(whole/name)) == fingerprint(load_model(killed/name))
+    assert (whole/"history.csv").read_text() == (killed/"history.csv").read_text()
 
 
 def test_same_seed_same_bits():

@@ -2,8 +2,9 @@
 import pytest
 import torch
 
+from interrupted import Interrupted, Stop
 from masktune.core import fingerprint
-from masktune.data import Batch, Benchmark
+from masktune.data import Batch
 from masktune.glyphs import glyphs
 from masktune.models import create
 from masktune.training import ERM
@@ -84,16 +85,7 @@ def test_the_teacher_has_less_gradient_in_the_planted_square_than_its_student():
 
 
 def test_a_killed_run_ends_with_the_same_bits(bench, tmp_path):
-    class Stop(Exception): pass
-
-    class Noise:
-        def __init__(self, left=None): self.left = left
-        def __repr__(self): return "Noise()"
-        def __call__(self, x, g):
-            if self.left is not None: self.left -= 1
-            if self.left == 0: raise Stop
-            return x + .01*torch.randn(x.shape, generator=g)
-    make = lambda left=None: ULE(augment=Noise(left), optimizer="adamw", lr=1e-3, **SMALL)
+    make = lambda left=None: ULE(augment=Interrupted(left), optimizer="adamw", lr=1e-3, **SMALL)
     whole, net = make().fit(create("small_cnn", 2), bench), create("small_cnn", 2)
     with pytest.raises(Stop): make(8).fit(net, bench, checkpoint=tmp_path)
     again = make().fit(net, bench, checkpoint=tmp_path)
