@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'masked_accuracy', 'MaskTune', 'RandomMask', 'Squares']
 
-# %% ../nbs/10_finetune.ipynb #09c4c7e0
+# %% ../nbs/10_finetune.ipynb #4e971577
 import copy, itertools
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,14 +21,14 @@ from .metrics import predict
 from .saliency import Masks, compute_maps
 from .training import ERM, Training, augmented, make_optimizer, prepared, train
 
-# %% ../nbs/10_finetune.ipynb #e68d0058
+# %% ../nbs/10_finetune.ipynb #5b51cbe9
 PRESETS = {
     "ours":          dict(target="predicted", over="positive", at="image", looks=None, start="best", keep_momentum=False),
     "paper":         dict(target="label", over="all", at="features", looks=None, start="last", keep_momentum=False),
     "released_code": dict(target="predicted", over="positive", at="image", looks="best", start="last", keep_momentum=True),
 }
 
-# %% ../nbs/10_finetune.ipynb #e0c01838
+# %% ../nbs/10_finetune.ipynb #50f0964c
 def masked_accuracy(
     model,           # a network
     split,           # images to hide something of
@@ -37,13 +37,13 @@ def masked_accuracy(
     "Accuracy on images with their masks hidden"
     return predict(model, split, transform=lambda b: b._replace(x=masks.apply(b.x, b.index))).accuracy
 
-# %% ../nbs/10_finetune.ipynb #127ec7bf
+# %% ../nbs/10_finetune.ipynb #90cab103
 def _begin(settings, model, n_classes):
     "(a copy of the network to start from, the network that looks first, what ERM's optimiser remembers, the learning rate)"
     s, lr = settings, settings.lr
     if not isinstance(model, ERM):
         net = prepared(model, s, n_classes)
-        return net, net, None, .001 if lr is None else lr
+        return net, net, None, .003 if lr is None else lr
     if not hasattr(model, "model_"): raise ValueError("this ERM has not been fitted: call ERM(...).fit(network, bench) first.")
     both = dict(best=model.model_, last=model.last_)
     start, looks = one_of("start", s.start, both), one_of("looks", s.looks or s.start, both)
@@ -57,13 +57,13 @@ def _optimizer(net, settings, memory=None):
 
 def _measured(net, val, masks): return dict(val_accuracy=predict(net, val).accuracy, val_masked=masked_accuracy(net, val, masks))
 
-# %% ../nbs/10_finetune.ipynb #cd58a047
+# %% ../nbs/10_finetune.ipynb #e506b52f
 @dataclass(kw_only=True)
 class MaskTune(Training):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)"
     preset:str = "ours"          # "ours", "paper" or "released_code": what stands for every None below but `lr`
     epochs:int = 1               # passes over the masked training split, in each iteration
-    lr:float = None              # None: the last rate of the ERM it is given; .001 where it is given a bare network
+    lr:float = None              # None: the last rate of the ERM it is given; .003 where it is given a bare network
     k:float = 2.                 # hide what is hotter than mean + k standard deviations of its map
     over:str = None              # mean and deviation over "positive" heat or over "all" of the map
     at:str = None                # threshold the enlarged map ("image") or the small one ("features")
@@ -119,12 +119,13 @@ class MaskTune(Training):
         **grid,            # what to try of each argument, e.g. lr=(.001, .01), k=(1, 2, 3)
     ):
         "The fit with the highest `val_masked` of all combinations; all fits are in its `tried_`, one a row of its `selection_`"
+        if other := {"fill", "method", "looks", "start", "preset"} & set(grid): raise ValueError(f"{', '.join(sorted(other))} decides what is hidden in the validation images that are asked, so such fits can't be compared by them: choose among lr, k, epochs, iterations.")
         tried = [replace(self, **dict(zip(grid, values))).fit(model, bench) for values in track(list(itertools.product(*grid.values())), "settings", unit="setting")]
         best = max(tried, key=lambda m: m.history_.val_masked.iloc[-1])
         best.tried_, best.selection_ = tried, pd.DataFrame([{k: getattr(m, k) for k in grid} | m.history_.iloc[-1][["val_accuracy", "val_masked", "hidden"]].to_dict() | dict(chosen=m is best) for m in tried])
         return best
 
-# %% ../nbs/10_finetune.ipynb #871ce220
+# %% ../nbs/10_finetune.ipynb #569c5002
 @dataclass(kw_only=True)
 class RandomMask(MaskTune):
     "The control: as MaskTune, but hides random places"
