@@ -7,8 +7,8 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'fingerprint_', 'show', 'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files',
            'from_folder', 'Benchmark', 'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #113efb51
-import hashlib, io, os, threading, queue, warnings
+# %% ../nbs/02_data.ipynb #577b9410
+import hashlib, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, one_of, place, rng, share, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #132de19e
+# %% ../nbs/02_data.ipynb #6619b058
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -30,12 +30,12 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #5cdcee97
+# %% ../nbs/02_data.ipynb #aff0e77a
 def _rows(images, index):
     "`images[index]`, fast"
     return images[index] if images.device.type != "cpu" else torch.from_numpy(images.numpy()[index.numpy()])
 
-# %% ../nbs/02_data.ipynb #730fbd37
+# %% ../nbs/02_data.ipynb #2b44b717
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -59,7 +59,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #0f070455
+# %% ../nbs/02_data.ipynb #16b23285
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -72,7 +72,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #88949253
+# %% ../nbs/02_data.ipynb #2ef9d1b6
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -94,7 +94,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #a7b63222
+# %% ../nbs/02_data.ipynb #86152e9a
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -115,7 +115,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #d18957ab
+# %% ../nbs/02_data.ipynb #f4d43203
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -162,7 +162,7 @@ def batches(self,
 
 Split._on, Split._order, Split.n_batches, Split.batches = _on, _order, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #4e79f4d4
+# %% ../nbs/02_data.ipynb #73141d2c
 def subset(self,
     index,           # whole numbers, or one bool an image
 ) -> Split:
@@ -227,7 +227,7 @@ def _repr_markdown_(self):
 
 Split.subset, Split.hold_out, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, hold_out, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #b4c91428
+# %% ../nbs/02_data.ipynb #7919dcfa
 def _upright(path, size):
     "`picture_at` before it becomes an array"
     with Image.open(path) as im:
@@ -247,7 +247,7 @@ def picture_at(
     "One decoded image"
     return np.asarray(_upright(path, size))
 
-# %% ../nbs/02_data.ipynb #22a0b6a2
+# %% ../nbs/02_data.ipynb #03f842f9
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -265,39 +265,46 @@ def _each(pool, f, items, label):
     parts = [items[i:i + 64] for i in range(0, len(items), 64)]
     return zip(parts, track(pool.map(lambda part: [f(x) for x in part], parts), label, len(parts), "64 images"))
 
-def _look(path):
-    "(hash, height, width once upright) of one file; 0, 0 where Pillow can't tell"
-    raw = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(raw)) as im: w, h = im.size; turned = im.getexif().get(0x0112, 1) >= 5
-    except Exception: w = h = turned = 0
-    return hashlib.blake2b(raw).hexdigest(), *((w, h) if turned else (h, w))
-
-def _content(paths, pool):
-    "(fingerprint of all bytes, height, width) of files; 0, 0 where they aren't all alike"
+def _noted(what, find, paths):
+    "What `find()` says of these files, as text; asked once, until one of them changes"
     absent = [p for p in paths if not p.is_file()]
     if absent: raise missing(absent[0], f" {len(absent):,} of the {len(paths):,} images are not there.")
     stats = [p.stat() for p in paths]
-    memo = cache_root()/"files"/fingerprint([(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
+    memo = cache_root()/"files"/fingerprint(what, [(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
     if not memo.exists():
-        seen = [x for _, values in _each(pool, _look, paths, "reading") for x in values]
-        shapes = {x[1:] for x in seen} - {(0, 0)}
-        h, w = shapes.pop() if len(shapes) == 1 else (0, 0)
-        with atomic(memo) as t: t.write_text(f"{fingerprint([x[0] for x in seen])} {h} {w}")
-    content, h, w = memo.read_text().split()
-    return content, int(h), int(w)
+        with atomic(memo) as t: t.write_text(find())
+    return memo.read_text()
 
-# %% ../nbs/02_data.ipynb #e72877fe
-def _decode_into(store, done, paths, size, pool):
-    "Decode what isn't done yet; number -> reason for every file that can't be read"
+def _content(paths, pool):
+    "Fingerprint of all bytes"
+    def hashed(path): return hashlib.blake2b(path.read_bytes()).hexdigest()
+    return _noted("bytes", lambda: fingerprint([h for _, hashes in _each(pool, hashed, paths, "reading") for h in hashes]), paths)
+
+def _shape(paths, pool):
+    "(height, width) of all images once upright; (0, 0) where they aren't all alike"
+    def shape(path):
+        try:
+            with Image.open(path) as im: return im.size if im.getexif().get(0x0112, 1) >= 5 else im.size[::-1]
+        except Exception: return None       # decoding will say why
+    def common():
+        shapes = {s for _, found in _each(pool, shape, paths, "looking at sizes") for s in found} - {None}
+        return "{} {}".format(*(shapes.pop() if len(shapes) == 1 else (0, 0)))
+    return tuple(map(int, _noted("shape", common, paths).split()))
+
+# %% ../nbs/02_data.ipynb #cfa9a10a
+def _decode_into(file, done, paths, size, length, pool):
+    "Decode what isn't done yet, each image to its place in the file; number -> reason for every one that can't be read"
+    broken, writing = {}, threading.Lock()
     def one(i):
         try:
             im = _upright(paths[i], size)
-            for plane, band in zip(store[i], "RGB"): plane[:] = np.frombuffer(im.tobytes("raw", band), np.uint8).reshape(im.height, im.width)
+            planes = [im.tobytes("raw", band) for band in "RGB"]
+            if sum(map(len, planes)) != length: raise ValueError(f"{im.width}×{im.height} pixels, unlike the others")
         except Exception as e: return f"{paths[i]} ({type(e).__name__}: {e})"
-    broken = {}
-    with open(store.filename, "rb+") as f:
+        with writing: f.seek(i*length); f.writelines(planes)
+    with open(file, "rb+") as f:
         for numbers, reasons in _each(pool, one, np.flatnonzero(done == 0).tolist(), "decoding"):
+            with writing: f.flush()
             os.fsync(f.fileno())      # while the threads decode the next
             done[numbers] = [r is None for r in reasons]
             broken |= {i: r for i, r in zip(numbers, reasons) if r}
@@ -310,7 +317,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #df8718e8
+# %% ../nbs/02_data.ipynb #d62abfc1
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -320,9 +327,8 @@ def images_from_files(
     one_of("on_error", on_error, ["raise", "skip"])
     paths = [Path(p) for p in paths]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        content, h, w = _content(paths, pool)
-        if size is None and not h: size = 224
-        if size is not None: h = w = size
+        content, (h, w) = _content(paths, pool), _shape(paths, pool) if size is None else (size, size)
+        if not h: h = w = size = 224
         key = fingerprint("kept pixels", content, h, w)     # the words change when `picture_at` does
         images, shape, broken = cache_root()/"images", (len(paths), 3, h, w), {}
         file, part, marks, lock = images/f"{key}.u8", images/f"{key}.part", images/f"{key}.done", cache_root()/"locks"/key
@@ -331,14 +337,15 @@ def images_from_files(
         with FileLock(lock):       # another run may be decoding the same files
             if not file.exists():
                 mode = "r+" if part.exists() and marks.exists() else "w+"
-                store, done = np.memmap(part, np.uint8, mode, shape=shape), np.memmap(marks, np.uint8, mode, shape=len(paths))
-                broken = _decode_into(store, done, paths, size, pool)
-                store.flush()
+                if mode == "w+":
+                    with open(part, "wb") as f: f.truncate(int(np.prod(shape)))
+                done = np.memmap(marks, np.uint8, mode, shape=len(paths))
+                broken = _decode_into(part, done, paths, size, 3*h*w, pool)
                 if broken: _complain(broken, len(paths), on_error); file = part
                 else: os.replace(part, file); marks.unlink()
     return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape), key, broken
 
-# %% ../nbs/02_data.ipynb #aed2e12c
+# %% ../nbs/02_data.ipynb #158cc699
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _pictures_in(folder): return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
@@ -381,7 +388,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #422a1123
+# %% ../nbs/02_data.ipynb #c623c9e2
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -421,7 +428,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #7c2d2545
+# %% ../nbs/02_data.ipynb #a6a701c1
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
