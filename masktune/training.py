@@ -6,7 +6,7 @@
 __all__ = ['Method', 'Training', 'make_optimizer', 'rate_factor', 'Checkpoints', 'listening', 'TensorBoard', 'cross_entropy',
            'train', 'prepared', 'augmented', 'validated', 'ERM']
 
-# %% ../nbs/07_training.ipynb #1a982264
+# %% ../nbs/07_training.ipynb #fd987905
 import contextlib, copy, math, warnings
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -21,7 +21,7 @@ from .data import Batch, Benchmark, Split
 from .metrics import predict
 from .models import Network, wrap
 
-# %% ../nbs/07_training.ipynb #c1f8df77
+# %% ../nbs/07_training.ipynb #eaaa6ab8
 @dataclass(kw_only=True)
 class Method:
     "What every method can be told"
@@ -37,7 +37,7 @@ class Method:
         set_ = {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}), sees {self.sees}{self._learned()}"
 
-# %% ../nbs/07_training.ipynb #41786abf
+# %% ../nbs/07_training.ipynb #145b83b8
 @dataclass(kw_only=True)
 class Training(Method):
     "How to train a network"
@@ -59,7 +59,7 @@ class Training(Method):
 
     def _learned(self): return "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
 
-# %% ../nbs/07_training.ipynb #c5472efb
+# %% ../nbs/07_training.ipynb #2f5ff454
 def make_optimizer(
     net,                 # whose parameters to train
     settings:Training,   # optimizer, lr, momentum, weight_decay
@@ -79,7 +79,7 @@ def rate_factor(
     if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
     return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
 
-# %% ../nbs/07_training.ipynb #e0df79a4
+# %% ../nbs/07_training.ipynb #7526a715
 class Checkpoints:
     "The last two states of a run in a folder"
     def __init__(self,
@@ -113,7 +113,7 @@ class Checkpoints:
             warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
         if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
 
-# %% ../nbs/07_training.ipynb #21d1c5b2
+# %% ../nbs/07_training.ipynb #0c78b793
 def _slice(batch):
     "(this process's part of a batch, its weight); a batch too small to share is done by all"
     which, n, size = *turns(), len(batch.y)
@@ -134,7 +134,7 @@ def _average_buffers(net):
     for b in moving: b.div_(turns()[1])
     _add_up(moving)
 
-# %% ../nbs/07_training.ipynb #c304ac7e
+# %% ../nbs/07_training.ipynb #3889abf5
 _listeners = []
 
 @contextlib.contextmanager
@@ -159,7 +159,7 @@ def _tell(label, row):
             _listeners.remove(tracker)
             warnings.warn(f"the tracker {getattr(tracker, '__name__', type(tracker).__name__)} failed ({type(e).__name__}: {e}) and hears no more; training goes on.")
 
-# %% ../nbs/07_training.ipynb #2c9727fc
+# %% ../nbs/07_training.ipynb #262e6cfa
 class TensorBoard:
     "TensorBoard under wandb's names; needs the package tensorboard"
     def init(self,
@@ -177,7 +177,7 @@ class TensorBoard:
         "Close the file"
         self.writer.close()
 
-# %% ../nbs/07_training.ipynb #7bd59ea6
+# %% ../nbs/07_training.ipynb #98cb2086
 def cross_entropy(
     label_smoothing:float=0.,  # share of each label that is spread over all classes
 ):                       # (network, Batch) -> mean loss
@@ -189,7 +189,7 @@ def _stalled(history, keep, patience):
     values = [row[keep] for row in history] if keep and patience else []
     return len(values) > patience and max(values[-patience:]) <= max(values[:-patience]) if values else False
 
-# %% ../nbs/07_training.ipynb #0a965e90
+# %% ../nbs/07_training.ipynb #317a105c
 def train(
     net:Network,         # trained in place, on its device
     split:Split,         # what to learn from
@@ -206,7 +206,7 @@ def train(
     "The training loop; a run that was killed and started again ends with the same bits"
     s, device, loss = settings, net.device, loss or cross_entropy(settings.label_smoothing)
     opt, run = optimizer or make_optimizer(net, s), torch.compile(net) if s.compile else net
-    steps = split.n_batches(s.batch_size)
+    steps, learnt = split.n_batches(s.batch_size), [p for p in net.parameters() if p.requires_grad]
     epoch, step, total, best, history = 0, 0, torch.zeros((), device=device), None, []
     identity = [sorted((f.name, repr(getattr(s, f.name))) for f in fields(s)), label, torch.get_num_threads(), turns()[1], split.fingerprint(), split.labels, net]
     kept = Checkpoints(checkpoint, fingerprint(*identity) if checkpoint else "")
@@ -226,7 +226,7 @@ def train(
                 if transform: batch = transform(batch, rng(s.seed, "transform", epoch, step))
                 size, (batch, weight) = len(batch.y), _slice(batch)
                 with torch.autocast(device.type, torch.bfloat16, enabled=s.bf16): l = loss(run, batch)*weight
-                (l/s.accumulate_steps).backward()
+                (l/s.accumulate_steps).backward(inputs=learnt)      # not as far as the images, where a loss has asked for their gradient
                 step += 1
                 if step % s.accumulate_steps == 0 or step == steps:
                     _add_up([p.grad for p in net.parameters() if p.grad is not None])
@@ -244,7 +244,7 @@ def train(
     net.fresh = False
     return pd.DataFrame(history), best and best[1]
 
-# %% ../nbs/07_training.ipynb #9645ae7b
+# %% ../nbs/07_training.ipynb #df1f6c98
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
@@ -271,7 +271,7 @@ def validated(
     "What `after_epoch` measures: the accuracy on a validation split"
     return lambda net: dict(val_accuracy=predict(net, split).accuracy)
 
-# %% ../nbs/07_training.ipynb #dcd452c5
+# %% ../nbs/07_training.ipynb #95aea891
 @dataclass(kw_only=True)
 class ERM(Training):
     "Empirical risk minimisation: plain training on every image alike"

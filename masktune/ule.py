@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['input_gradient', 'from_opposite', 'ULE']
 
-# %% ../nbs/11_ule.ipynb #1640b197
+# %% ../nbs/11_ule.ipynb #9d40b798
 import copy
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from .data import Benchmark
 from .metrics import predict
 from .training import Training, augmented, prepared, train
 
-# %% ../nbs/11_ule.ipynb #27350651
+# %% ../nbs/11_ule.ipynb #a1db06ae
 def input_gradient(
     logits:torch.Tensor, # N×K, computed from x
     x:torch.Tensor,      # float N×C×H×W that requires a gradient
@@ -32,7 +32,7 @@ def input_gradient(
     g = g.float().flatten(1)
     return g/g.abs().amax(1, keepdim=True).clamp(min=1e-30)
 
-# %% ../nbs/11_ule.ipynb #62aee7dc
+# %% ../nbs/11_ule.ipynb #b3ffc835
 def from_opposite(
     teacher:torch.Tensor,# N×D: normalised input gradients
     student:torch.Tensor,# N×D: the same of the student
@@ -44,7 +44,7 @@ def from_opposite(
     target = target.detach()
     return ((teacher - target).square().sum(1)/target.square().sum(1).clamp(min=1e-12)).mean()
 
-# %% ../nbs/11_ule.ipynb #0b728e03
+# %% ../nbs/11_ule.ipynb #7175d2bb
 class _Pair(nn.Module):
     "Teacher and student as one thing to train"
     def __init__(self, teacher, student):
@@ -56,10 +56,9 @@ class _Pair(nn.Module):
 @dataclass(kw_only=True)
 class ULE(Training):
     "Unlearning from experience: a teacher that looks where a student trained beside it doesn't (Mitchell et al. 2024)"
-    channels_last:bool = False   # memory layout; second derivatives are slower in channels_last on a CPU
     weight:float = 6.            # of the saliency term beside the teacher's cross-entropy
     opposite:str = "sign"        # what the student's saliency is turned into: "sign" or "magnitude"; see `from_opposite`
-    share:float = .5             # of each batch whose saliency is compared
+    share:float = .25            # of each batch whose saliency is compared
 
     def fit(self,
         model,             # the network that both start from; it stays as it is
@@ -69,7 +68,7 @@ class ULE(Training):
         "Learns `model_` (the teacher after the last epoch), `student_`, `history_`"
         one_of("opposite", self.opposite, ["sign", "magnitude"]); share("share", self.share)
         if self.compile: raise ValueError("ULE differentiates twice, and torch.compile can't: leave compile=False.")
-        pair = _Pair(prepared(model, self), prepared(model, self))
+        pair = _Pair(prepared(model, self).to(memory_format=torch.contiguous_format), prepared(model, self))   # second derivatives are slower in channels_last
         accuracies = lambda pair: dict(val_accuracy=predict(pair.teacher, bench.val).accuracy, student_val_accuracy=predict(pair.student, bench.val).accuracy)
         self.history_, _ = train(pair, bench.train, self, loss=self._loss, transform=self.augment and partial(augmented, self), checkpoint=checkpoint, label=f"ULE, seed {self.seed}", after_epoch=accuracies)
         self.model_, self.student_ = pair.teacher.eval(), pair.student.eval()
@@ -80,7 +79,7 @@ class ULE(Training):
         entropy = lambda logits: F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)
         n, size = max(2, round(self.share*len(batch.y))), len(batch.y)
         if size - n < 2: n = size                               # batch norm can't train on one image
-        x, part = batch.x.detach().clone().requires_grad_(), batch.x[:n].detach().clone().requires_grad_()
+        x, part = batch.x.detach().clone().requires_grad_(), batch.x[:n].detach().clone(memory_format=torch.contiguous_format).requires_grad_()
         said = pair.student(x)
         target = input_gradient(said, x, batch.y)[:n]
         with sdpa_kernel(SDPBackend.MATH): answer = pair.teacher(part)   # fused attention can't be differentiated twice
