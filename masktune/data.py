@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'Batch', 'Split', 'from_tensors', 'n_batches', 'batches', '
            'fingerprint_', 'show', 'picture_at', 'cache_root', 'missing', 'images_from_files', 'from_files',
            'from_folder', 'Benchmark', 'benchmark_from_folder']
 
-# %% ../nbs/02_data.ipynb #577b9410
+# %% ../nbs/02_data.ipynb #4f5e29a3
 import hashlib, os, threading, queue, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from .core import atomic, fingerprint, one_of, place, rng, share, track
 from .plots import grid
 
-# %% ../nbs/02_data.ipynb #6619b058
+# %% ../nbs/02_data.ipynb #df3bb81a
 class Batch(NamedTuple):
     "What `Split.batches` yields"
     x: torch.Tensor      # float N×C×H×W in [0, 1]
@@ -30,12 +30,12 @@ class Batch(NamedTuple):
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
-# %% ../nbs/02_data.ipynb #aff0e77a
+# %% ../nbs/02_data.ipynb #b479a7b7
 def _rows(images, index):
     "`images[index]`, fast"
     return images[index] if images.device.type != "cpu" else torch.from_numpy(images.numpy()[index.numpy()])
 
-# %% ../nbs/02_data.ipynb #2b44b717
+# %% ../nbs/02_data.ipynb #17017bd5
 class Split:
     "Images with labels and, where they are known, groups"
     def __init__(self,
@@ -59,7 +59,7 @@ class Split:
     def __getitem__(self, i):
         return self.store[i if self.rows is None else self.rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
 
-# %% ../nbs/02_data.ipynb #16b23285
+# %% ../nbs/02_data.ipynb #e61057c3
 def _names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None: return [f"{what}{i}" for i in range(n)]
@@ -72,7 +72,7 @@ def _numbers(values, n, what):
     if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
     return values
 
-# %% ../nbs/02_data.ipynb #2ef9d1b6
+# %% ../nbs/02_data.ipynb #671dea9e
 def from_tensors(cls,
     images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
     labels,          # N whole numbers from 0
@@ -94,7 +94,7 @@ def from_tensors(cls,
 
 Split.from_tensors = classmethod(from_tensors)
 
-# %% ../nbs/02_data.ipynb #86152e9a
+# %% ../nbs/02_data.ipynb #fe66a898
 def _ahead(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
@@ -115,7 +115,7 @@ def _ahead(items):
         if got[1]: raise got[1]
     finally: stop.set()
 
-# %% ../nbs/02_data.ipynb #f4d43203
+# %% ../nbs/02_data.ipynb #013faa2b
 def _on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
     if device in self._resident: return self._resident[device]
@@ -162,7 +162,7 @@ def batches(self,
 
 Split._on, Split._order, Split.n_batches, Split.batches = _on, _order, n_batches, batches
 
-# %% ../nbs/02_data.ipynb #73141d2c
+# %% ../nbs/02_data.ipynb #b6bd3249
 def subset(self,
     index,           # whole numbers, or one bool an image
 ) -> Split:
@@ -227,7 +227,7 @@ def _repr_markdown_(self):
 
 Split.subset, Split.hold_out, Split.groups_table, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, hold_out, groups_table, fingerprint_, show, _repr_markdown_
 
-# %% ../nbs/02_data.ipynb #7919dcfa
+# %% ../nbs/02_data.ipynb #91d593fa
 def _upright(path, size):
     "`picture_at` before it becomes an array"
     with Image.open(path) as im:
@@ -247,7 +247,7 @@ def picture_at(
     "One decoded image"
     return np.asarray(_upright(path, size))
 
-# %% ../nbs/02_data.ipynb #03f842f9
+# %% ../nbs/02_data.ipynb #865cdc0a
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
     return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
@@ -261,9 +261,9 @@ def missing(
     return FileNotFoundError(f"there is no {'' if path.suffix else 'folder '}{path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}")
 
 def _each(pool, f, items, label):
-    "`f` of every item, by several threads; comes as (64 items, their values), because handing over a single one costs as much as decoding it"
-    parts = [items[i:i + 64] for i in range(0, len(items), 64)]
-    return zip(parts, track(pool.map(lambda part: [f(x) for x in part], parts), label, len(parts), "64 images"))
+    "`f` of every item, by several threads; comes as (16 items, their values): handing over single ones costs as much as decoding them, and many leave a thread idle at the end"
+    parts = [items[i:i + 16] for i in range(0, len(items), 16)]
+    return zip(parts, track(pool.map(lambda part: [f(x) for x in part], parts), label, len(parts), "16 images"))
 
 def _noted(what, find, paths):
     "What `find()` says of these files, as text; asked once, until one of them changes"
@@ -291,7 +291,7 @@ def _shape(paths, pool):
         return "{} {}".format(*(shapes.pop() if len(shapes) == 1 else (0, 0)))
     return tuple(map(int, _noted("shape", common, paths).split()))
 
-# %% ../nbs/02_data.ipynb #cfa9a10a
+# %% ../nbs/02_data.ipynb #aec62906
 def _decode_into(file, done, paths, size, length, pool):
     "Decode what isn't done yet, each image to its place in the file; number -> reason for every one that can't be read"
     broken, writing = {}, threading.Lock()
@@ -317,7 +317,7 @@ def _complain(broken, n, on_error):
     if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
     warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
 
-# %% ../nbs/02_data.ipynb #d62abfc1
+# %% ../nbs/02_data.ipynb #66174ba5
 def images_from_files(
     paths,           # image files
     size:int=None,   # side in pixels; None: their own if all are alike, else 224
@@ -345,7 +345,7 @@ def images_from_files(
                 else: os.replace(part, file); marks.unlink()
     return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape), key, broken
 
-# %% ../nbs/02_data.ipynb #158cc699
+# %% ../nbs/02_data.ipynb #3d502413
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 def _pictures_in(folder): return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
@@ -388,7 +388,7 @@ def from_folder(cls,
 
 Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
 
-# %% ../nbs/02_data.ipynb #c623c9e2
+# %% ../nbs/02_data.ipynb #f1ac824f
 class Benchmark:
     "Train, validation and test splits of one data set"
     def __init__(self,
@@ -428,7 +428,7 @@ class Benchmark:
         table = pd.DataFrame({part: s.groups_table().set_index(s.groups_table().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../nbs/02_data.ipynb #a6a701c1
+# %% ../nbs/02_data.ipynb #37bf3696
 def benchmark_from_folder(cls,
     root,            # one folder per class
     seed:int=0,      # of the division
