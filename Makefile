@@ -41,7 +41,7 @@ notebooks: $(READY) ## export the library, run its pages in place (one: NB=nbs/0
 	$(PYTHON) tests/docs.py stamp $(PAGES)
 	$(SCRIPTS)/nbdev_clean
 
-bench: $(READY) ## measure maps, masks and training side by side (half an hour on two cores); results/bench_<device>.csv
+bench: $(READY) ## measure maps, masks, training and reading side by side (a quarter of an hour on two cores); results/bench_<device>.csv
 	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=7200 nbs/experiments/bench.ipynb
 	$(PYTHON) tests/docs.py stamp nbs/experiments/bench.ipynb
 	$(SCRIPTS)/nbdev_clean
