@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['input_gradient', 'from_opposite', 'ULE']
 
-# %% ../nbs/11_ule.ipynb #a9066d66
+# %% ../nbs/11_ule.ipynb #99cfd7ff
 import copy
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from .data import Benchmark
 from .metrics import predict
 from .training import Training, augmented, prepared, train
 
-# %% ../nbs/11_ule.ipynb #b70a31a0
+# %% ../nbs/11_ule.ipynb #620b7151
 def input_gradient(
     logits:torch.Tensor, # N×K, computed from x
     x:torch.Tensor,      # float N×C×H×W that requires a gradient
@@ -32,7 +32,7 @@ def input_gradient(
     g = g.float().flatten(1)
     return g/g.abs().amax(1, keepdim=True).clamp(min=1e-30)
 
-# %% ../nbs/11_ule.ipynb #62aa98a8
+# %% ../nbs/11_ule.ipynb #4f358b20
 def from_opposite(
     teacher:torch.Tensor,# N×D: normalised input gradients
     student:torch.Tensor,# N×D: the same of the student
@@ -44,7 +44,7 @@ def from_opposite(
     target = target.detach()
     return ((teacher - target).square().sum(1)/target.square().sum(1).clamp(min=1e-12)).mean()
 
-# %% ../nbs/11_ule.ipynb #8e27f0d7
+# %% ../nbs/11_ule.ipynb #ff98c8a0
 class _Pair(nn.Module):
     "Teacher and student as one thing to train"
     def __init__(self, teacher, student):
@@ -58,7 +58,7 @@ class ULE(Training):
     "Unlearning from experience: a teacher that looks where a student trained beside it doesn't (Mitchell et al. 2024)"
     weight:float = 6.            # of the saliency term beside the teacher's cross-entropy
     opposite:str = "sign"        # what the student's saliency is turned into: "sign" or "magnitude"; see `from_opposite`
-    share:float = .375           # of each batch whose saliency is compared
+    share:float = .5             # of each batch whose saliency is compared
 
     def fit(self,
         model,             # the network that both start from; it stays as it is
