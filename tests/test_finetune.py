@@ -45,7 +45,7 @@ def test_the_learning_rate_comes_from_erm(fitted):
     bench, erm = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
     assert MaskTune(device="cpu").fit(erm, small).settings_.lr == erm.history_.lr.iloc[-1]
-    assert MaskTune(device="cpu").fit(erm.model_, small).settings_.lr == .001 and MaskTune(lr=.003, device="cpu").fit(erm, small).settings_.lr == .003
+    assert MaskTune(device="cpu").fit(erm.model_, small).settings_.lr == .003 and MaskTune(lr=.02, device="cpu").fit(erm, small).settings_.lr == .02
 
 
 def test_it_refuses_what_it_cannot_start_from(fitted):

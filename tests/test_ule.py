@@ -23,7 +23,7 @@ def loss_of(method, pair, x, y): return method._loss(pair, Batch(x, y, y, y))
 def test_the_student_is_erm_to_the_bit(bench):
     net = create("small_cnn", 2)
     before = fingerprint(net)
-    ule, erm = ULE(**SMALL).fit(net, bench), ERM(channels_last=False, **SMALL).fit(net, bench)
+    ule, erm = ULE(**SMALL).fit(net, bench), ERM(**SMALL).fit(net, bench)
     assert fingerprint(ule.student_) == fingerprint(erm.last_) != fingerprint(ule.model_)
     assert fingerprint(net) == before and not ule.model_.fresh and not ule.student_.fresh
     assert fingerprint(ULE(**SMALL).fit(net, bench).model_) == fingerprint(ule.model_)
