@@ -16,10 +16,10 @@ help: ## list what there is
 demo: $(READY) ## see a network fall for a shortcut, and MaskTune pull it out (under 3 minutes); results in runs/demo
 	@$(SCRIPTS)/masktune run biased_mnist -p n_seeds=3 -p epochs=8 --out runs/demo
 
-# two processes of one thread each: small networks gain little from a second thread
+# processes of one thread each: small networks gain little from a second thread; a third process works while tests of Slurm and of killed runs wait
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY) ## all tests but the slow ones
-	$(PYTHON) -m pytest -q -m "not slow" --durations=15 -n 2
+	$(PYTHON) -m pytest -q -m "not slow" --durations=15 -n 3 --dist worksteal
 	$(SCRIPTS)/nbdev_test --n_workers 2 $(if $(MASKTUNE_DATA),--flags data)
 
 test-all: $(READY) ## the slow ones as well
