@@ -62,5 +62,5 @@ clean: ## remove what was made, but not results/
 	@$(SYSTEM_PYTHON) -c "import ensurepip, venv" 2>/dev/null || { echo "This Python came without venv and ensurepip. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(SYSTEM_PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet --no-compile --editable ".[dev]"
+	.venv/bin/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
