@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMULAS', 'weigh', 'methods', 'look', 'cam', 'Maps', 'Masks', 'compute_maps', 'pointing']
 
-# %% ../nbs/09_saliency.ipynb #4ddb82c2
+# %% ../nbs/09_saliency.ipynb #3bd5bd26
 import contextlib, copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from .masking import View, enlarge, hide, move, place_back, threshold
 from .metrics import gathered
 from .models import evaluating, wrap
 
-# %% ../nbs/09_saliency.ipynb #a382c453
+# %% ../nbs/09_saliency.ipynb #30cf1efb
 def _weighed(A, weights): return torch.einsum("nchw,nc->nhw", A, weights)
 
 def _gradcam(A, G): return _weighed(A, G.mean((2, 3)))
@@ -45,7 +45,7 @@ def weigh(
         A, G = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (A, G))
         return FORMULAS[method](A, G).relu()
 
-# %% ../nbs/09_saliency.ipynb #28e77b18
+# %% ../nbs/09_saliency.ipynb #72c1d6fc
 def _averages(model, A):
     "Whether `model.pool` is the mean over places"
     noise = torch.randn(2, *A.shape[1:], generator=torch.Generator().manual_seed(0)).to(A)
@@ -77,7 +77,7 @@ def _maps(model, x, method, target):
     if model.token_norm is not None: A, G = (_as_map(t, x) for t in (A, G))
     return weigh(A, G, method), logits
 
-# %% ../nbs/09_saliency.ipynb #18b23617
+# %% ../nbs/09_saliency.ipynb #42eb59b2
 def _through_tokens(model, tokens):
     "(output of the last block's first norm, logits), with a graph from the one to the other"
     held = {}
@@ -96,7 +96,7 @@ def _as_map(tokens, x):
     w = h*W//H
     return tokens[:, tokens.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))
 
-# %% ../nbs/09_saliency.ipynb #d1c654b0
+# %% ../nbs/09_saliency.ipynb #b4be5180
 def _library():
     "name -> class, for what pytorch-grad-cam has and the list above has not"
     import pytorch_grad_cam as lib
@@ -125,7 +125,7 @@ def methods() -> list:
     "The names that `cam` knows"
     return [*FORMULAS, *sorted(_library())]
 
-# %% ../nbs/09_saliency.ipynb #576f4220
+# %% ../nbs/09_saliency.ipynb #449c9bbc
 def look(
     model,           # any classifier
     x,               # float N×C×H×W in [0, 1]
@@ -149,7 +149,7 @@ def cam(
     "Where `model` looks, at the resolution of its features; the model is left as it was"
     return look(model, x, method, target)[0]
 
-# %% ../nbs/09_saliency.ipynb #3dceb145
+# %% ../nbs/09_saliency.ipynb #8a84f114
 @dataclass
 class Maps:
     "One small map for every image of a split"
@@ -190,7 +190,7 @@ class Maps:
         notes += f"; {100*self.agreement:.2f} % of mask pixels agree with full precision"
         return f"{len(self):,} maps of {h}×{w} for pictures of {self.size[0]}×{self.size[1]}, {2*h*w} bytes each, by {self.made_from['method']}{notes}"
 
-# %% ../nbs/09_saliency.ipynb #3574e4b0
+# %% ../nbs/09_saliency.ipynb #1250ac5e
 @dataclass
 class Masks:
     "Masks that are made when they are asked for"
@@ -219,7 +219,7 @@ class Masks:
         parts = torch.arange(len(self)).split(1024)
         return sum(self[p].float().sum().item() for p in parts)/(len(self)*self.maps.size[0]*self.maps.size[1])
 
-# %% ../nbs/09_saliency.ipynb #b6bacc48
+# %% ../nbs/09_saliency.ipynb #de939ef7
 def _fast(model):
     "A copy for looking only: batch norm folded into the convolutions, channels_last; 1.5 to 2 times as fast on a CPU"
     fast = copy.deepcopy(model).eval()
@@ -240,10 +240,9 @@ def _begun(part, made_from, batch_size, total):
     if not (part and part.exists()): return [], [], None
     kept = Maps.load(part, **made_from)
     n = len(kept) if len(kept) == total else len(kept)//batch_size*batch_size
-    starts = range(0, n, batch_size)   # none where less than one batch is left
-    return [kept.values[i:i + batch_size] for i in starts], [kept.correct[i:i + batch_size] for i in starts], kept.agreement
+    return [kept.values[:n]], [kept.correct[:n]], kept.agreement
 
-# %% ../nbs/09_saliency.ipynb #c9996df1
+# %% ../nbs/09_saliency.ipynb #c4a7fb3c
 def compute_maps(
     model,               # any classifier
     split:Split,         # the images
@@ -267,8 +266,8 @@ def compute_maps(
     fast, box, seldom = _fast(model), view and view.box(*size), Seldom()
     def result(): return Maps(torch.cat(values), torch.cat(correct), size, made_from, box, agreed)
     with track(None, "looking", len(split), "image") as bar:
-        bar.update(sum(map(len, values)))
-        for b in split.batches(batch_size, device=model.device, start=len(values), channels_last=True, turns=turns()):
+        bar.update(done := sum(map(len, values)))
+        for b in split.batches(batch_size, device=model.device, start=-(-done//batch_size), channels_last=True, turns=turns()):
             x = masks.apply(b.x, b.index) if masks else b.x
             x = view(x) if view else x
             chosen = None if target == "predicted" else b.y if target == "label" else target
@@ -283,7 +282,7 @@ def compute_maps(
     if part: part.unlink(missing_ok=True)
     return maps
 
-# %% ../nbs/09_saliency.ipynb #c32c8df8
+# %% ../nbs/09_saliency.ipynb #e76a29d1
 def pointing(
     maps:Maps,       # of N pictures
     region,          # bool H×W, or N×H×W: where the cue is

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['input_gradient', 'from_opposite', 'ULE']
 
-# %% ../nbs/11_ule.ipynb #99cfd7ff
+# %% ../nbs/11_ule.ipynb #a9066d66
 import copy
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from .data import Benchmark
 from .metrics import predict
 from .training import Training, augmented, prepared, train
 
-# %% ../nbs/11_ule.ipynb #620b7151
+# %% ../nbs/11_ule.ipynb #b70a31a0
 def input_gradient(
     logits:torch.Tensor, # N×K, computed from x
     x:torch.Tensor,      # float N×C×H×W that requires a gradient
@@ -32,7 +32,7 @@ def input_gradient(
     g = g.float().flatten(1)
     return g/g.abs().amax(1, keepdim=True).clamp(min=1e-30)
 
-# %% ../nbs/11_ule.ipynb #4f358b20
+# %% ../nbs/11_ule.ipynb #62aa98a8
 def from_opposite(
     teacher:torch.Tensor,# N×D: normalised input gradients
     student:torch.Tensor,# N×D: the same of the student
@@ -44,7 +44,7 @@ def from_opposite(
     target = target.detach()
     return ((teacher - target).square().sum(1)/target.square().sum(1).clamp(min=1e-12)).mean()
 
-# %% ../nbs/11_ule.ipynb #ff98c8a0
+# %% ../nbs/11_ule.ipynb #8e27f0d7
 class _Pair(nn.Module):
     "Teacher and student as one thing to train"
     def __init__(self, teacher, student):
