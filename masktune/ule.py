@@ -58,7 +58,7 @@ class ULE(Training):
     "Unlearning from experience: a teacher that looks where a student trained beside it doesn't (Mitchell et al. 2024)"
     weight:float = 6.            # of the saliency term beside the teacher's cross-entropy
     opposite:str = "sign"        # what the student's saliency is turned into: "sign" or "magnitude"; see `from_opposite`
-    share:float = .5             # of each batch whose saliency is compared
+    share:float = .375           # of each batch whose saliency is compared
 
     def fit(self,
         model,             # the network that both start from; it stays as it is
