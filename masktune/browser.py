@@ -9,8 +9,6 @@ __all__ = ['Browser']
 import io
 from dataclasses import dataclass
 
-import torch
-
 from .core import one_of
 from .data import Split
 from .masking import threshold

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from .core import one_of, rng, track
 from .data import Benchmark

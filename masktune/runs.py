@@ -7,7 +7,7 @@ __all__ = ['experiments', 'parameters', 'run_hash', 'holder', 'Held', 'finished'
            'record', 'fit']
 
 # %% ../nbs/17_runs.ipynb #ff5f687b
-import ast, contextlib, functools, html, inspect, json, os, re, socket, subprocess, sys, threading, time
+import ast, contextlib, functools, html, json, os, re, socket, subprocess, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
 

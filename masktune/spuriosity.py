@@ -8,7 +8,7 @@ __all__ = ['important', 'feature_maps', 'sheet', 'Annotations', 'candidates', 'a
 
 # %% ../nbs/14_spuriosity.ipynb #215ae734
 import copy, io, json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd

@@ -6,7 +6,6 @@
 __all__ = ['input_gradient', 'from_opposite', 'ULE']
 
 # %% ../nbs/11_ule.ipynb #a9066d66
-import copy
 from dataclasses import dataclass
 from functools import partial
 

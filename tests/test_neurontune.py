@@ -1,12 +1,11 @@
 "NeuronTune finds what was planted, silences it for good, and chooses without groups; on images, on any features, on text."
-import numpy as np
 import pytest
 import torch
 
 from masktune.core import fingerprint, rng
 from masktune.data import Benchmark
 from masktune.glyphs import assign, glyphs
-from masktune.heads import Features, LastLayer, balanced_weights, fit_head, halves, on_features
+from masktune.heads import Features, LastLayer, fit_head, on_features
 from masktune.metrics import evaluate, predict
 from masktune.models import create
 from masktune.neurontune import NeuronTune, deltas, sfit

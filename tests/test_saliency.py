@@ -14,7 +14,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from masktune.data import Split
 from masktune.masking import View
 from masktune.models import create, wrap
-from masktune.saliency import cam, compute_maps, look
+from masktune.saliency import cam, compute_maps
 
 ORACLES = {"gradcam": "GradCAM", "xgradcam": "XGradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM"}
 FAMILIES = {   # how to make it, size of the image, and the layer that ends its features

@@ -77,7 +77,7 @@ def slurm():
 
 def test_a_sweep_on_slurm_is_requeued_and_goes_on(slurm, tmp_path):
     "Three runs as one array: one finishes, one fails, one is preempted in the middle and goes on"
-    waits = f"""import os, time
+    waits = """import os, time
 tries = os.path.join(out, 'tries')
 with open(tries, 'a') as f: f.write('x')
 while seed == 2 and len(open(tries).read()) < 2: time.sleep(.1)
