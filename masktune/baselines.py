@@ -41,7 +41,7 @@ class GroupDRO(Training):
         "Learns `model_` (best worst group of validation), `last_`, `history_`, `group_weights_`"
         for part in ("train", "val"):
             if getattr(bench, part).groups is None: raise ValueError(f"GroupDRO needs groups, and {bench.name} has none in {part}: JTT does without.")
-        net, split = prepared(model, self), copy.copy(bench.train)
+        net, split = prepared(model, self, bench), copy.copy(bench.train)
         if self.balanced: split.__class__ = _GroupBalanced
         n = torch.bincount(split.groups, minlength=len(bench.group_names)).to(net.device)
         weights = (n > 0)/(n > 0).sum()

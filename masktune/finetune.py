@@ -37,16 +37,19 @@ def masked_accuracy(
     return predict(model, split, transform=lambda b: b._replace(x=masks.apply(b.x, b.index))).accuracy
 
 # %% ../nbs/10_finetune.ipynb #90cab103
-def _begin(settings, model, n_classes):
+def _begin(settings, model, bench):
     "(a copy of the network to start from, the network that looks first, what ERM's optimiser remembers, the learning rate)"
     s, lr = settings, settings.lr
     if not isinstance(model, ERM):
-        net = prepared(model, s, n_classes)
+        net = prepared(model, s, bench)
         return net, net, None, .003 if lr is None else lr
     if not hasattr(model, "model_"): raise ValueError("this ERM has not been fitted: call ERM(...).fit(network, bench) first.")
+    if (lr is None or s.keep_momentum) and model.optimizer != s.optimizer:
+        raise ValueError(f"this ERM was trained by {model.optimizer}, and {type(s).__name__} fine-tunes by {s.optimizer}, for which ERM's rate and momentum mean nothing: say optimizer={model.optimizer!r}, or name lr with keep_momentum=False.")
+    if lr is None and model.schedule == "cosine": raise ValueError(f"this ERM's cosine schedule ends at a rate of 0, at which nothing is learnt: name lr, for example {model.lr/10:g}.")
     both = dict(best=model.model_, last=model.last_)
     start, looks = one_of("start", s.start, both), one_of("looks", s.looks or s.start, both)
-    net = prepared(both[start], s, n_classes)
+    net = prepared(both[start], s, bench)
     return net, net if looks == start else both[looks], model.optimizer_ if s.keep_momentum else None, float(model.history_.lr.iloc[-1]) if lr is None else lr
 
 def _optimizer(net, settings, memory=None):
@@ -85,7 +88,7 @@ class MaskTune(Training):
     ):
         "Learns `model_`, `models_` and `masks_` (one for each iteration), `history_`, `settings_` (nothing left open)"
         s = self.settings_ = replace(self, **{k: v for k, v in PRESETS[one_of("preset", self.preset, PRESETS)].items() if getattr(self, k) is None})
-        net, looking, memory, s.lr = _begin(s, model, bench.n_classes)
+        net, looking, memory, s.lr = _begin(s, model, bench)
         opt, folder = _optimizer(net, s, memory), checkpoint and Path(checkpoint)
         asked = compute_maps(looking, bench.val, s.method, file=folder and folder/"val_maps").masks(s._fill(bench))
         self.masks_, self.models_, histories = [], [], []

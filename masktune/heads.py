@@ -312,7 +312,7 @@ class AFR(HeadMethod):
     gammas:tuple = (1., 2., 4., 8., 16.)   # candidates for γ
     pulls:tuple = (.001, .01, .1)          # candidates for λ in λ‖θ − first θ‖²
     on:str = "val"               # rows to learn from: "val", half of it, while the other half chooses; or "train", if the network has not seen it, while all of validation chooses
-    sees:str = field(default="class labels, groups of validation to choose by", init=False)   # the labels that `fit` looks at
+    sees:str = field(init=False) # the labels that `fit` looks at
 
     def _head(self, head, bench):
         learn, judge = bench.train, bench.val
@@ -326,3 +326,5 @@ class AFR(HeadMethod):
         history = pd.DataFrame([dict(gamma=g, pull=l, worst_group=None if judge.groups is None else worst_group(h, judge)) for (g, l), h in tried.items()])
         best = int(history.worst_group.astype(float).argmax()) if len(settings) > 1 else 0
         return list(tried.values())[best], history.assign(chosen=history.index == best)
+
+AFR.sees = property(lambda self: "class labels" + (", groups of validation to choose by" if len(self.gammas)*len(self.pulls) > 1 else ""))

@@ -272,6 +272,7 @@ def compute_maps(
             x = view(x) if view else x
             chosen = None if target == "predicted" else b.y if target == "label" else target
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16): maps, logits = look(fast, x, method, chosen)
+            if maps[0].numel() == 1: raise ValueError(f"the network's last feature map is 1×1 for images of {x.shape[2]}×{x.shape[3]} pixels, so it can't say where it looked: give it larger images, or another network.")
             values.append(_unit(maps)); correct.append((logits.argmax(1) == b.y).cpu())
             if agreed is None: agreed = _agree(values[-1], look(model, x[:32], method, chosen[:32] if isinstance(chosen, torch.Tensor) else chosen)[0], size)
             bar.update(len(b.y))

@@ -178,7 +178,7 @@ class _Abstaining(Training):
         checkpoint=None,   # folder to keep the state in and resume from
     ):
         "Learns `model_` (one more output, last epoch), `history_`"
-        net = with_abstention(prepared(model, self, n_classes=bench.n_classes), self.seed)
+        net = with_abstention(prepared(model, self, bench), self.seed)
         steps = torch.zeros((), dtype=torch.long, device=net.device)
         memory = dict(steps=steps) | self._memory(bench.train, net.device)
         warm = self.pretrain*bench.train.n_batches(self.batch_size)
@@ -204,7 +204,12 @@ class _Abstaining(Training):
 @dataclass(kw_only=True)
 class DeepGamblers(_Abstaining):
     "One more output as the money that isn't bet (Liu et al. 2019)"
-    payoff:float = 2.2           # of a right bet; the paper's for CIFAR-10; at most the number of classes
+    payoff:float = 2.2           # of a right bet; the paper's for CIFAR-10; above 1, at most the number of classes
+
+    def _memory(self, split, device):
+        n = len(split.class_names)
+        if not 1 < self.payoff <= n: raise ValueError(f"payoff={self.payoff}: a right bet on one of {n} classes must pay more than 1, or betting is never worth it, and at most {n}, or guessing always is.")
+        return {}
 
     def _loss(self, logits, batch, memory): return gamblers_loss(logits, batch.y, self.payoff)
 
@@ -235,7 +240,7 @@ class SelectiveNet(Training):
         checkpoint=None,   # folder to keep the state in and resume from
     ):
         "Learns `model_` (last epoch), `heads_` (with the selector), `history_`"
-        heads = _Heads(prepared(model, self, n_classes=bench.n_classes), self.seed)
+        heads = _Heads(prepared(model, self, bench), self.seed)
         def loss(heads, batch): return selective_loss(*heads(batch.x), batch.y, share("coverage", self.coverage), self.penalty, self.alpha)
         self.history_, _ = train(heads, bench.train, self, loss, self.augment and partial(augmented, self), checkpoint=checkpoint, label=f"SelectiveNet, seed {self.seed}",
                                  after_epoch=lambda heads: dict(val_accuracy=predict(heads.net, bench.val).accuracy))

@@ -254,7 +254,7 @@ class SpuriosityRanking(HeadMethod):
         one_of("images", self.images, ["least", "random", "misclassified"])
         if self.spurious is None: raise ValueError(_HOW)
         net, rows = self._begin(model, bench, checkpoint)
-        self.encoder_ = net if self.encoder is None else wrap(self.encoder, size=bench.train.store.shape[-1])
+        self.encoder_ = net if self.encoder is None else wrap(getattr(self.encoder, "model_", self.encoder), size=bench.train.store.shape[-1])
         seen = rows if self.encoder is None else Benchmark(bench.name, *(pooled(self.encoder_, s, self.batch_size, checkpoint and f"{checkpoint}/encoder {p}") for p, s in (("train", bench.train), ("val", bench.val))), {})
         self.spurious_ = self._named(self.encoder_, seen.train)
         self.ranking_, held = (Ranking(spuriosity(f, self.spurious_), s, self.spurious_) for f, s in ((seen.train, bench.train), (seen.val, bench.val)))

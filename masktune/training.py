@@ -248,12 +248,12 @@ def train(
 def prepared(
     model,               # any network
     settings:Training,   # device, channels_last
-    n_classes:int=None,  # what its head must tell apart; None: not checked
+    bench:Benchmark,     # what it is for: the side of its images, its classes
 ) -> Network:
     "A copy of `model` on the device, in the layout that the settings ask for"
-    net = wrap(model)
+    net = wrap(model, size=bench.train.store.shape[-1])
     if settings.needs_trained and net.fresh: raise ValueError(f"{type(settings).__name__} starts from a trained network, and this one still has random weights: fit ERM first, or load a checkpoint.")
-    if n_classes and net.n_classes != n_classes: raise ValueError(f"the network tells {net.n_classes} classes apart, and the data have {n_classes}: give it a head of {n_classes}, for example create(name, {n_classes}).")
+    if net.n_classes != bench.n_classes: raise ValueError(f"the network tells {net.n_classes} classes apart, and the data have {bench.n_classes}: give it a head of {bench.n_classes}, for example create(name, {bench.n_classes}).")
     net, device = copy.deepcopy(net), pick_device(settings.device)
     return net.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
 
@@ -281,7 +281,7 @@ class ERM(Training):
         checkpoint=None,   # folder to keep the state in and resume from
     ):
         "Learns `model_` (best validation accuracy), `last_`, `optimizer_` (its last state), `history_`"
-        net = prepared(model, self, n_classes=bench.n_classes)
+        net = prepared(model, self, bench)
         opt = make_optimizer(net, self)
         self.history_, best = train(net, bench.train, self, transform=self.augment and partial(augmented, self), after_epoch=validated(bench.val), keep="val_accuracy",
                                     checkpoint=checkpoint, label=f"ERM, seed {self.seed}", optimizer=opt)

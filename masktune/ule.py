@@ -67,7 +67,7 @@ class ULE(Training):
         "Learns `model_` (the teacher after the last epoch), `student_`, `history_`"
         one_of("opposite", self.opposite, ["sign", "magnitude"]); share("share", self.share)
         if self.compile: raise ValueError("ULE differentiates twice, and torch.compile can't: leave compile=False.")
-        pair = _Pair(prepared(model, self).to(memory_format=torch.contiguous_format), prepared(model, self))   # second derivatives are slower in channels_last
+        pair = _Pair(prepared(model, self, bench).to(memory_format=torch.contiguous_format), prepared(model, self, bench))   # second derivatives are slower in channels_last
         accuracies = lambda pair: dict(val_accuracy=predict(pair.teacher, bench.val).accuracy, student_val_accuracy=predict(pair.student, bench.val).accuracy)
         self.history_, _ = train(pair, bench.train, self, loss=self._loss, transform=self.augment and partial(augmented, self), checkpoint=checkpoint, label=f"ULE, seed {self.seed}", after_epoch=accuracies)
         self.model_, self.student_ = pair.teacher.eval(), pair.student.eval()

@@ -3,15 +3,19 @@ import pytest
 import torch
 
 from interrupted import Interrupted, Stop
+from masktune.baselines import GroupDRO, JTT
 from masktune.core import fingerprint
 from masktune.data import Benchmark
 from masktune.finetune import MaskTune, RandomMask, masked_accuracy
+from masktune.glyphs import glyphs
 from masktune.masking import hide
 from masktune.metrics import evaluate, predict
 from masktune.models import create
 from masktune.saliency import compute_maps
+from masktune.selective import DeepGamblers
 from masktune.shortcuts import biased_mnist
 from masktune.training import ERM
+from masktune.ule import ULE
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +37,45 @@ def test_masktune_pulls_it_out_and_random_masks_do_not(fitted):
     assert fingerprint(erm.model_) == before and fingerprint(MaskTune(seed=3, device="cpu").fit(erm, bench).model_) == fingerprint(tuned.model_)
 
 
-def test_hidden_pixels_are_what_it_trains_on(fitted):
-    "With masks that hide everything there is nothing left to learn from: the digits must come from what the masks leave"
+def test_hidden_pixels_are_what_it_trains_on(fitted, monkeypatch):
+    "What the loop hands to the loss is black where the mask is, and untouched elsewhere"
     bench, erm = fitted
-    everything = MaskTune(top=1., epochs=1, device="cpu").fit(erm, bench)
-    assert everything.history_.hidden[0] > .3
-    assert reversed_accuracy(everything, bench) < .8
+    small, seen = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {}), []
+    def spied(self, masks, batch, generator):
+        seen.append((batch, new := hide_(self, masks, batch, generator)))
+        return new
+    hide_ = MaskTune._hide
+    monkeypatch.setattr(MaskTune, "_hide", spied)
+    m = MaskTune(device="cpu").fit(erm, small)
+    assert sum(len(b.y) for b, _ in seen) == len(small.train)
+    for before, after in seen:
+        mask = m.masks_[0][before.index][:, None].expand_as(before.x)
+        assert mask.any() and (after.x[mask] == 0).all() and (before.x[mask] > 0).any() and after.x[~mask].equal(before.x[~mask])
 
 
 def test_the_learning_rate_comes_from_erm(fitted):
-    bench, erm = fitted
+    bench, constant = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
-    assert MaskTune(device="cpu").fit(erm, small).settings_.lr == erm.history_.lr.iloc[-1]
-    assert MaskTune(device="cpu").fit(erm.model_, small).settings_.lr == .003 and MaskTune(lr=.02, device="cpu").fit(erm, small).settings_.lr == .02
+    stepped = ERM(epochs=3, schedule="step", step_epochs=1, device="cpu").fit(create("small_cnn", 2), small)
+    assert MaskTune(device="cpu").fit(stepped, small).settings_.lr == .01*.5**2
+    assert MaskTune(device="cpu").fit(constant.model_, small).settings_.lr == .003 and MaskTune(lr=.02, device="cpu").fit(constant, small).settings_.lr == .02
+
+
+def test_rates_that_mean_nothing_are_refused(fitted):
+    bench, _ = fitted
+    small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
+    cosine = ERM(epochs=1, schedule="cosine", device="cpu").fit(create("small_cnn", 2), small)
+    with pytest.raises(ValueError, match="cosine schedule ends at a rate of 0.*for example 0.001"): MaskTune(device="cpu").fit(cosine, small)
+    assert MaskTune(lr=.001, device="cpu").fit(cosine, small).settings_.lr == .001
+    with pytest.raises(ValueError, match="trained by sgd, and MaskTune fine-tunes by adamw"): MaskTune(optimizer="adamw", device="cpu").fit(cosine, small)
+    with pytest.raises(ValueError, match="say optimizer='sgd'"): MaskTune(preset="released_code", lr=.001, optimizer="adamw", keep_momentum=True, device="cpu").fit(cosine, small)
+
+
+def test_maps_without_places_are_refused():
+    tiny = glyphs(n=80)
+    net = create("resnet18", 2)
+    net.fresh = False
+    with pytest.raises(ValueError, match="1×1 for images of 32×32 pixels"): MaskTune(device="cpu").fit(net, tiny)
 
 
 def test_it_refuses_what_it_cannot_start_from(fitted):
@@ -121,4 +151,5 @@ def test_random_squares_are_no_maps(fitted):
 def test_a_network_of_other_classes_is_refused(fitted):
     bench, erm = fitted
     ten = create("small_cnn", 10)
-    with pytest.raises(ValueError, match="tells 10 classes apart, and the data have 2"): ERM(epochs=1).fit(ten, bench)
+    for method in (ERM, GroupDRO, JTT, ULE, DeepGamblers):
+        with pytest.raises(ValueError, match="tells 10 classes apart, and the data have 2"): method(epochs=1, device="cpu").fit(ten, bench)

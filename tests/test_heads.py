@@ -183,7 +183,7 @@ def test_what_is_refused(bench, erm, images):
 
 
 def test_labels_seen_stand_in_the_repr():
-    for m, seen in ((LastLayer(), "'class labels'"), (LastLayer(balance="groups"), "groups of training"), (LastLayer(balance="groups", on="val"), "groups of validation"), (DFR(), "groups of validation"), (AFR(), "groups of validation to choose by"), (ERM(), "'class labels'")):
+    for m, seen in ((LastLayer(), "'class labels'"), (LastLayer(balance="groups"), "groups of training"), (LastLayer(balance="groups", on="val"), "groups of validation"), (DFR(), "groups of validation"), (AFR(), "groups of validation to choose by"), (AFR(gammas=(4.,), pulls=(.01,)), "'class labels'"), (ERM(), "'class labels'")):
         assert seen in repr(m) and m.sees in m._repr_markdown_()
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from interrupted import Interrupted, Stop
 from masktune.core import fingerprint
 from masktune.data import Benchmark, Split
+from masktune.glyphs import glyphs
 from masktune.metrics import Predictions
 from masktune.models import create
 from masktune.selective import Answers, DeepGamblers, SelectiveNet, SelfAdaptiveTraining, answers, gamblers_loss, risk_coverage, sat_loss, selective_loss, with_abstention
@@ -90,6 +91,11 @@ def half_random():
     x = (level[:, None, None, None] + torch.randint(-20, 20, (600, 3, 16, 16), generator=g)).clamp(0, 255).byte()
     split = lambda i: Split.from_tensors(x[i], y[i])
     return Benchmark("half random", split(slice(0, 400)), split(slice(400, 500)), {"test": split(slice(500, 600))}), hard[500:]
+
+
+@pytest.mark.parametrize("payoff", [1., 2.2])
+def test_a_payoff_that_makes_no_sense_is_refused(payoff):
+    with pytest.raises(ValueError, match="one of 2 classes must pay more than 1"): DeepGamblers(payoff=payoff).fit(create("small_cnn", 2), glyphs(n=80))
 
 
 @pytest.mark.parametrize("make", [lambda **kw: DeepGamblers(payoff=1.4, **kw), lambda **kw: SelfAdaptiveTraining(pretrain=1, **kw), lambda **kw: SelectiveNet(coverage=.5, **kw)], ids=["gamblers", "sat", "selectivenet"])

@@ -107,6 +107,9 @@ def test_it_stops_when_the_gap_is_small(planted):
     assert len(SpuriosityRanking(spurious="groups", gap=2.).fit(net, bench).history_) == 1
     m = SpuriosityRanking(spurious="groups", gap=-1., epochs=3).fit(net, bench)
     assert m.history_.epoch.tolist() == [0, 1, 2, 3]
+    whole = SpuriosityRanking(spurious="groups", gap=-1., epochs=30).fit(net, bench).history_.gap
+    assert (limit := (whole[0] + whole.min())/2) < whole[0]
+    assert SpuriosityRanking(spurious="groups", gap=limit, epochs=30).fit(net, bench).history_.gap.tolist() == whole[:int((whole < limit).idxmax()) + 1].tolist()
 
 
 def test_which_images_are_tuned_on(planted):
@@ -124,8 +127,10 @@ def test_which_images_are_tuned_on(planted):
 
 def test_another_encoder_ranks(planted):
     bench, strength, net = planted
-    other = ERM(epochs=1, batch_size=32, lr=.05, device="cpu").fit(looker(1), bench).model_
+    fitted = ERM(epochs=1, batch_size=32, lr=.05, device="cpu").fit(looker(1), bench)
+    other = fitted.model_
     m = SpuriosityRanking(spurious="groups", encoder=net, epochs=1).fit(other, bench)
+    assert fingerprint(SpuriosityRanking(spurious="groups", encoder=fitted, epochs=1).fit(net, bench).encoder_) == fingerprint(other)
     assert m.ranking_.score.allclose(SpuriosityRanking(spurious="groups").rank(bench, net).score, equal_nan=True)
     assert fingerprint(m.model_.backbone) == fingerprint(other.backbone)
 
