@@ -218,7 +218,7 @@ def _heads(net, bench, folder):
 
 def _given(m, new, erm, weights):
     "What this method starts from"
-    if not m.needs_trained: return new
+    if not m.needs_trained or erm is None: return new
     return erm if isinstance(m, MaskTune) or weights == "best" else erm.last_
 
 # %% ../nbs/17_compare.ipynb #79acafe0
