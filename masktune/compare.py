@@ -6,7 +6,6 @@
 __all__ = ['METHODS', 'HISTORY', 'settled', 'thinned', 'chosen_methods', 'measure', 'Comparison', 'compare', 'looks']
 
 # %% ../nbs/17_compare.ipynb #3d15f1eb
-import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ import torch
 from IPython.display import Markdown
 
 from .baselines import GroupDRO, JTT
-from .core import atomic, fingerprint, one_of, pick_device, place, track
+from .core import atomic, fingerprint, one_of, pick_device, place, stopwatch, track
 from .data import Benchmark, Split
 from .finetune import MaskTune, RandomMask
 from .heads import AFR, DFR, Features, HeadMethod, LastLayer, on_features, pooled
@@ -195,13 +194,13 @@ def compare(
         here, kept = bench(seed) if callable(bench) else bench, s.out/"checkpoints"/str(seed)
         new, erm, heads = start(here, seed), None, None
         for name, make in methods.items():
-            m, began = make(seed), time.monotonic()
+            m, watch = make(seed), stopwatch(kept/name)
             try: m.fit(_given(m, new, erm, s.weights), here, kept/("features" if isinstance(m, HeadMethod) else name))
             except ValueError as e:
                 if name == "ERM" or asked == [name]: raise
                 found.refused.loc[len(found.refused)] = name, seed, str(e)
                 continue
-            minutes, tags = (time.monotonic() - began)/60, dict(data=here.name, method=name, seed=seed, sees=m.sees)
+            minutes, tags = watch(), dict(data=here.name, method=name, seed=seed, sees=m.sees)
             if name == "ERM": erm = m
             if seed == s.seed: found.fitted[name] = m
             if name not in asked: continue

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['one_of', 'share', 'place', 'data_root', 'atomic', 'fingerprint', 'rng', 'team', 'turns', 'pick_device', 'environment',
-           'track', 'Seldom']
+           'track', 'Seldom', 'stopwatch']
 
 # %% ../nbs/00_core.ipynb #64c8d2cb
-import contextlib, difflib, functools, hashlib, math, os, platform, sys, time
+import contextlib, difflib, functools, hashlib, json, math, os, platform, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +172,22 @@ class Seldom:
         chore()
         self.last = time.monotonic()
         self.cost = self.last - start
+
+# %% ../nbs/00_core.ipynb #2b3859dd
+def stopwatch(
+    folder,          # where the work keeps its state
+):                       # () -> minutes
+    "Starts now; when asked, it says the minutes that the work in a folder has taken, with those of earlier attempts up to the last file each left there"
+    kept = Path(folder)/"minutes.json"
+    def note(minutes):
+        with atomic(kept) as t: t.write_text(json.dumps(dict(minutes=minutes, at=time.time())))
+    before = 0.
+    if kept.exists():
+        last = json.loads(kept.read_text())
+        before = last["minutes"] + max(0, max(f.stat().st_mtime for f in kept.parent.rglob("*")) - last["at"])/60
+    note(before)
+    start = time.monotonic()
+    def minutes():
+        note(now := before + (time.monotonic() - start)/60)
+        return now
+    return minutes

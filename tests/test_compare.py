@@ -1,4 +1,6 @@
 "One loop for all methods: what it records, what it leaves out, and that a second start finds everything done."
+import json
+
 import pandas as pd
 import pytest
 
@@ -51,9 +53,12 @@ def test_a_second_start_finds_everything_done(tmp_path, monkeypatch):
     s = asked(tmp_path, method="ERM,MaskTune")
     first = compare(data, start, chosen_methods(s), s).metrics
     monkeypatch.setattr("torch.Tensor.backward", lambda *a, **k: pytest.fail("it trained again"))
+    clock = tmp_path/"checkpoints"/"0"/"ERM"/"minutes.json"
+    clock.write_text(json.dumps(json.loads(clock.read_text()) | dict(minutes=60)))
     again = compare(data, start, chosen_methods(s), s).metrics
     kept = first.metric != "minutes"
     pd.testing.assert_frame_equal(first[kept], again[kept])
+    assert again[~kept & (again.method == "ERM")].value.between(60, 61).all()       # those of the first start are counted
 
 
 def test_heads_are_measured_on_features_as_on_images(tmp_path):
