@@ -42,7 +42,7 @@ def _begin(settings, model, bench):
     s, lr = settings, settings.lr
     if not isinstance(model, ERM):
         net = prepared(model, s, bench)
-        return net, net, None, .003 if lr is None else lr
+        return net, net, None, ERM.lr if lr is None else lr
     if not hasattr(model, "model_"): raise ValueError("this ERM has not been fitted: call ERM(...).fit(network, bench) first.")
     if (lr is None or s.keep_momentum) and model.optimizer != s.optimizer:
         raise ValueError(f"this ERM was trained by {model.optimizer}, and {type(s).__name__} fine-tunes by {s.optimizer}, for which ERM's rate and momentum mean nothing: say optimizer={model.optimizer!r}, or name lr with keep_momentum=False.")
@@ -65,7 +65,7 @@ class MaskTune(Training):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)"
     preset:str = "ours"          # "ours", "paper" or "released_code": what stands for every None below but `lr`
     epochs:int = 1               # passes over the masked training split, in each iteration
-    lr:float = None              # None: the last rate of the ERM it is given; .003 where it is given a bare network
+    lr:float = None              # None: the last rate of the ERM it is given; ERM's default, .01, where it is given a bare network
     k:float = 2.                 # hide what is hotter than mean + k standard deviations of its map
     over:str = None              # mean and deviation over "positive" heat or over "all" of the map
     at:str = None                # threshold the enlarged map ("image") or the small one ("features")
