@@ -39,6 +39,11 @@ def test_every_experiment_in_miniature(name, tmp_path, monkeypatch):
     assert shown and all("fig-alt" in c.source for c in shown) and "<img" in (tmp_path/"report.html").read_text()
 
 
+def test_selective_without_a_pair(tmp_path):
+    run("selective", tmp_path, scale="mini", method="SelectiveNet", epochs=1, device="cpu")
+    assert pd.read_csv(tmp_path/"table.csv").method.tolist() == ["SelectiveNet"] and "Other ways" not in (tmp_path/"table.md").read_text()
+
+
 def test_nothing_is_left_out(): assert set(MINI) == set(experiments()) - {"bench"}
 
 
