@@ -58,7 +58,7 @@ def test_the_learning_rate_comes_from_erm(fitted):
     small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
     stepped = ERM(epochs=3, schedule="step", step_epochs=1, device="cpu").fit(create("small_cnn", 2), small)
     assert MaskTune(device="cpu").fit(stepped, small).settings_.lr == .01*.5**2
-    assert MaskTune(device="cpu").fit(constant.model_, small).settings_.lr == ERM.lr and MaskTune(lr=.02, device="cpu").fit(constant, small).settings_.lr == .02
+    assert MaskTune(device="cpu").fit(constant.model_, small).settings_.lr == .01 and MaskTune(lr=.02, device="cpu").fit(constant, small).settings_.lr == .02
 
 
 def test_rates_that_mean_nothing_are_refused(fitted):
