@@ -1,28 +1,3 @@
-"Everything that notebooks and scripts need: `from masktune.all import *`"
-from masktune.core import *
-from masktune.plots import *
-from masktune.data import *
-from masktune.download import *
-from masktune.glyphs import *
-from masktune.miniatures import *
-from masktune.shortcuts import *
-from masktune.synthetic import *
-from masktune.archives import *
-from masktune.benchmarks import *
-from masktune.models import *
-from masktune.metrics import *
-from masktune.training import *
-from masktune.masking import *
-from masktune.saliency import *
-from masktune.finetune import *
-from masktune.ule import *
-from masktune.heads import *
-from masktune.neurontune import *
-from masktune.spuriosity import *
-from masktune.baselines import *
-from masktune.selective import *
-from masktune.tables import *
-from masktune.compare import *
-from masktune.runs import *
-from masktune.launch import *
-from masktune.browser import *
+"The public names, for notebooks: `from masktune.all import *`."
+from masktune import *
+from masktune import __all__ as __all__

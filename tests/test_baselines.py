@@ -5,17 +5,19 @@ import pytest
 import torch
 
 from interrupted import Interrupted, Stop, whole_and_killed
-from masktune.baselines import JTT, GroupDRO, _GroupBalanced
-from masktune.core import fingerprint, rng
-from masktune.data import Benchmark, Split
-from masktune.glyphs import glyphs
-from masktune.heads import on_features, Features
-from masktune.metrics import evaluate, predict
-from masktune.models import create, load_model
-from masktune.training import ERM
+from masktune.core.files import fingerprint
+from masktune.core.random import make_generator
+from masktune.data.benchmark import Benchmark
+from masktune.data.glyphs import make_glyphs
+from masktune.data.split import Split
+from masktune.evaluation.metrics import evaluate, predict
+from masktune.methods.erm import ERM
+from masktune.methods.group_dro_jtt import GroupDRO, JTT, _GroupBalanced
+from masktune.methods.heads import Features, head_as_network
+from masktune.models.zoo import create_model, load_model
 
 def noise(n=640):
-    g = rng(0, "noise")
+    g = make_generator(0, "noise")
     x = torch.randint(256, (n, 3, 28, 28), generator=g, dtype=torch.uint8)
     y = torch.arange(n) % 2
     x[y == 1, 0] //= 2
@@ -28,7 +30,7 @@ def method(): return GroupDRO(epochs=4, batch_size=32, step_size=.1, adjustment=
 
 def vectors(n, strength, seed):
     "A class seen weakly and a cue seen well, in two columns of four"
-    g = rng(seed, "vectors", n, strength)
+    g = make_generator(seed, "vectors", n, strength)
     y = torch.arange(n) % 2
     a = torch.where(torch.rand(n, generator=g) < strength, y, 1 - y)
     x = torch.randn(n, 4, generator=g)
@@ -38,7 +40,7 @@ def vectors(n, strength, seed):
 
 @pytest.fixture(scope="module")
 def head():
-    net = on_features(torch.nn.utils.skip_init(torch.nn.Linear, 4, 2))
+    net = head_as_network(torch.nn.utils.skip_init(torch.nn.Linear, 4, 2))
     for p in net.parameters(): p.data.zero_()
     return net
 
@@ -47,7 +49,7 @@ def head():
 def bench(): return Benchmark("vectors", vectors(2000, .98, 0), vectors(400, .5, 1), {"balanced": vectors(1000, .5, 2)})
 
 
-def worst(m, bench): return evaluate(m.model_, bench.tests["balanced"]).worst_group
+def worst(m, bench): return evaluate(m.model_, bench.tests["balanced"]).worst_group_accuracy
 
 
 def test_one_group_is_erm():
@@ -55,7 +57,7 @@ def test_one_group_is_erm():
     one = lambda s: Split.from_tensors(s.images, s.labels, torch.zeros(len(s)))
     b = Benchmark("one", one(b.train), one(b.val), {})
     kw = dict(epochs=2, batch_size=32, device="cpu")
-    dro, erm = (m.fit(create("small_cnn", 2), b) for m in (GroupDRO(balanced=False, step_size=.5, adjustment=3., **kw), ERM(**kw)))
+    dro, erm = (m.fit(create_model("small_cnn", 2), b) for m in (GroupDRO(balanced=False, step_size=.5, adjustment=3., **kw), ERM(**kw)))
     assert max((p - q).abs().max() for p, q in zip(dro.last_.parameters(), erm.last_.parameters())) < 1e-6
     assert dro.group_weights_.tolist() == [1.] and [n for n, _ in dro.last_.named_buffers()] == [n for n, _ in erm.last_.named_buffers()]
 
@@ -96,12 +98,12 @@ def test_groupdro_lifts_the_worst_group(bench, head):
         m = GroupDRO(epochs=5, lr=.1, device="cpu", **kw).fit(head, bench)
         assert worst(m, bench) > worst(erm, bench) + .4, kw
     assert m.group_weights_.iloc[[1, 2]].min() > .1, "the groups whose cue lies, a hundredth of the rows each, weigh much more than that"
-    assert m.history_.val_worst_group.max() == pytest.approx(evaluate(m.model_, bench.val).worst_group)
+    assert m.history_.val_worst_group.max() == pytest.approx(evaluate(m.model_, bench.val).worst_group_accuracy)
 
 
 def test_groups_that_training_lacks_weigh_nothing():
-    b = glyphs(n=200)
-    m = GroupDRO(epochs=1, device="cpu").fit(create("small_cnn", 2), b)
+    b = make_glyphs(n=200)
+    m = GroupDRO(epochs=1, device="cpu").fit(create_model("small_cnn", 2), b)
     assert list(m.group_weights_.index) == ["A, cue of A", "A, cue of B", "B, cue of A", "B, cue of B"] and m.group_weights_.sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -116,7 +118,7 @@ def test_kill_9_with_group_weights(tmp_path):
 
 @pytest.mark.parametrize("make", [lambda **kw: GroupDRO(step_size=.5, **kw), lambda **kw: JTT(first_epochs=1, upweight=3, **kw)], ids=["GroupDRO", "JTT"])
 def test_resumed_is_the_same(make, tmp_path):
-    b, net = noise(160), create("small_cnn", 2)
+    b, net = noise(160), create_model("small_cnn", 2)
     run = lambda left=None, **kw: make(epochs=2, batch_size=16, augment=Interrupted(left), device="cpu").fit(net, b, **kw)
     whole = run()
     for left in (4, 9):
@@ -141,7 +143,7 @@ def test_jtt_does_what_it_says(bench, head, monkeypatch):
     positions = {tuple(v): i for i, v in enumerate(bench.train.values.tolist())}
     for v in b2.train.values.tolist(): counts[positions[tuple(v)]] += 1
     assert (counts[wrong] == 7).all() and counts.sum() == len(bench.train) + 6*len(wrong)
-    assert fits[0][2].train is bench.train and m.sees == "class labels"
+    assert fits[0][2].train is bench.train and m.labels_used == "class labels"
 
 
 def test_jtt_lifts_the_worst_group(bench, head):
@@ -152,6 +154,6 @@ def test_jtt_lifts_the_worst_group(bench, head):
 def test_what_is_refused():
     b = noise(64)
     bare = Split.from_tensors(b.train.images, b.train.labels)
-    with pytest.raises(ValueError, match="GroupDRO needs groups, and bare has none in train"): GroupDRO().fit(create("small_cnn", 2), Benchmark("bare", bare, b.val, {}))
-    with pytest.raises(ValueError, match="none in val"): GroupDRO().fit(create("small_cnn", 2), Benchmark("bare", b.train, bare, {}))
+    with pytest.raises(ValueError, match="GroupDRO needs groups, and bare has none in train"): GroupDRO().fit(create_model("small_cnn", 2), Benchmark("bare", bare, b.val, {}))
+    with pytest.raises(ValueError, match="none in val"): GroupDRO().fit(create_model("small_cnn", 2), Benchmark("bare", b.train, bare, {}))
     assert "groups of training" in repr(GroupDRO()) and "'class labels'" in repr(JTT())

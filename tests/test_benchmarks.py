@@ -8,13 +8,17 @@ import pandas as pd
 import pytest
 import torch
 
-from masktune.archives import KNOWN, bg_gap, challenge, fg_masks, to_in9
-from masktune.benchmarks import COMBINATIONS, civilcomments_groups, load, urbancars_gaps
-from masktune.data import Split
-from masktune.metrics import Predictions, report
-from masktune.miniatures import WRITERS, miniature
-from masktune.models import create
-from masktune.training import ERM
+from masktune.data.labels import SPAWRIOUS_SPLITS
+from masktune.data.miniatures import MINIATURES, make_miniature
+from masktune.data.registry import DATASETS, load_benchmark
+from masktune.data.split import Split
+from masktune.data.text_sets import civilcomments_groups
+from masktune.data.vision_sets import foreground_masks
+from masktune.evaluation.backgrounds import bg_gap, challenge_scores, to_in9
+from masktune.evaluation.backgrounds import urbancars_gaps
+from masktune.evaluation.metrics import Predictions, group_report
+from masktune.methods.erm import ERM
+from masktune.models.zoo import create_model
 
 parts = lambda b: {"train": b.train, "val": b.val, **b.tests}
 counts = lambda b: {k: torch.bincount(s.groups, minlength=len(s.group_names)).tolist() for k, s in parts(b).items()}
@@ -30,11 +34,11 @@ SETS = [
 @pytest.mark.parametrize("name, form, options, sizes", SETS, ids=[f"{s[0]} {' '.join([*s[1].values(), *map(str, s[2].values())])}".strip() for s in SETS])
 @pytest.mark.filterwarnings("ignore:.*left out")
 def test_read_from_its_own_folder_and_from_the_one_above(name, form, options, sizes, tmp_path):
-    own = miniature(name, tmp_path/"x"/name, **form)
-    b = load(name, own, **options)
+    own = make_miniature(name, tmp_path/"x"/name, **form)
+    b = load_benchmark(name, own, **options)
     assert tuple(map(len, parts(b).values())) == sizes
     if own != tmp_path/"x"/name or name not in ("folder",):
-        above = load(name, own.parent, **options)
+        above = load_benchmark(name, own.parent, **options)
         assert [s.ids for s in parts(above).values()] == [s.ids for s in parts(b).values()]
         assert all(s.images.equal(t.images) and s.labels.equal(t.labels) for s, t in zip(parts(b).values(), parts(above).values()))
     every = [i for s in parts(b).values() for i in s.ids]
@@ -44,20 +48,20 @@ def test_read_from_its_own_folder_and_from_the_one_above(name, form, options, si
 
 def test_every_known_set_is_tried():
     made = {"multinli", "civilcomments", "biased_mnist", "colored_mnist", "spuco_mnist", "dominoes", "glyphs", "imagenet9_rebias"}
-    assert set(load.names()) == set(KNOWN) == {s[0] for s in SETS} | made
+    assert set(list_benchmarks()) == set(DATASETS) == {s[0] for s in SETS} | made
 
 
 def test_generated_sets_are_loaded_like_the_others(tmp_path):
-    for name in ("mnist", "cifar10"): miniature(name, tmp_path)
-    assert load("biased_mnist", tmp_path, data="full", carrier="cifar10").n_classes == 2 and len(load("glyphs", n=8, size=16).train) == 8
-    assert load("dominoes", tmp_path).train.images.shape[1:] == (3, 64, 32) and load("spuco_mnist").n_classes == 5
+    for name in ("mnist", "cifar10"): make_miniature(name, tmp_path)
+    assert load_benchmark("biased_mnist", tmp_path, data="full", base_images="cifar10").n_classes == 2 and len(load_benchmark("glyphs", n=8, size=16).train) == 8
+    assert load_benchmark("dominoes", tmp_path).train.images.shape[1:] == (3, 64, 32) and load_benchmark("spuco_mnist").n_classes == 5
 
 
 def test_waterbirds_groups_and_corrected_labels(tmp_path):
-    own = miniature("waterbirds", tmp_path, n=4)
+    own = make_miniature("waterbirds", tmp_path, n=4)
     table = pd.read_csv(own/"metadata.csv")
     assert list(table.columns) == "img_id img_filename y split place place_filename".split()
-    b, corrected = load("waterbirds", own, size=24), load("waterbirds", own, size=24, labels="corrected")
+    b, corrected = load_benchmark("waterbirds", own, size=24), load_benchmark("waterbirds", own, size=24, labels="corrected")
     assert counts(b)["train"] == [4]*4 and counts(corrected)["train"] == [7, 7, 1, 1] and b.group_names[1] == "landbird on water"
     of = dict(zip(table.img_filename, 2*table.y + table.place))
     assert all(of[i] == g for s in parts(b).values() for i, g in zip(s.ids, s.groups.tolist()))
@@ -66,53 +70,53 @@ def test_waterbirds_groups_and_corrected_labels(tmp_path):
 
 
 def test_both_averages_of_waterbirds(tmp_path):
-    miniature("waterbirds", tmp_path)
-    b = load("waterbirds", tmp_path, size=24)
+    make_miniature("waterbirds", tmp_path)
+    b = load_benchmark("waterbirds", tmp_path, size=24)
     train = b.train.subset(torch.cat([(b.train.groups == g).nonzero()[:, 0][:n] for g, n in enumerate((2, 1, 1, 2))]))
     test = b.tests["test"]
-    r = report(Predictions(torch.nn.functional.one_hot(test.groups % 2, 2).float(), test.labels, test.groups, test.ids, test.class_names, test.group_names), train)
-    assert r.accuracy == .5 and r.adjusted == pytest.approx(4/6) and r.worst_group == 0
+    r = group_report(Predictions(torch.nn.functional.one_hot(test.groups % 2, 2).float(), test.labels, test.groups, test.ids, test.class_names, test.group_names), train)
+    assert r.accuracy == .5 and r.reweighted_accuracy == pytest.approx(4/6) and r.worst_group_accuracy == 0
 
 
 def test_celeba_takes_any_pair(tmp_path):
-    own = miniature("celeba", tmp_path)
+    own = make_miniature("celeba", tmp_path)
     t = pd.read_csv(own/"list_attr_celeba.csv")
-    b = load("celeba", own, size=32, target="Eyeglasses", confounder="Young")
+    b = load_benchmark("celeba", own, size=32, target="Eyeglasses", confounder="Young")
     of = dict(zip(t.image_id, (t.Eyeglasses + 1) + (t.Young + 1)//2))
     assert all(of[i] == g for s in parts(b).values() for i, g in zip(s.ids, s.groups.tolist()))
-    with pytest.raises(ValueError, match="target='Blonde_Hair'.*Did you mean 'Blond_Hair'"): load("celeba", own, target="Blonde_Hair")
+    with pytest.raises(ValueError, match="target='Blonde_Hair'.*Did you mean 'Blond_Hair'"): load_benchmark("celeba", own, target="Blonde_Hair")
 
 
 def test_celeba_wants_every_image_in_both_lists(tmp_path):
-    own = miniature("celeba", tmp_path)
+    own = make_miniature("celeba", tmp_path)
     t = pd.read_csv(own/"list_eval_partition.csv")
     t[1:].to_csv(own/"list_eval_partition.csv", index=False)
-    with pytest.raises(ValueError, match="000001.jpg is in the list of attributes but not"): load("celeba", own)
+    with pytest.raises(ValueError, match="000001.jpg is in the list of attributes but not"): load_benchmark("celeba", own)
 
 
 @pytest.mark.parametrize("challenge", ["bg_challenge", "test", ""])
 def test_the_challenge_is_found_in_all_three_places(tmp_path, challenge):
-    own = miniature("in9l", tmp_path, n=1, challenge=challenge)
+    own = make_miniature("in9l", tmp_path, n=1, challenge=challenge)
     for v in ("no_fg", "mixed_next"): shutil.rmtree(tmp_path/challenge/v)
     for root in (tmp_path, own):
-        b = load("in9l", root, size=24)
+        b = load_benchmark("in9l", root, size=24)
         assert list(b.tests) == ["original", "mixed_same", "mixed_rand", "only_fg", "only_bg_b", "only_bg_t"] and b.class_names[2] == "wheeled vehicle"
     for part in ("train", "val"): (tmp_path/part).symlink_to(own/part)
-    assert len(load("in9l", tmp_path, size=24).tests["original"]) == 9
+    assert len(load_benchmark("in9l", tmp_path, size=24).tests["original"]) == 9
 
 
 def test_class_folders_go_by_their_number(tmp_path):
-    own = miniature("in9l", tmp_path, n=1)
+    own = make_miniature("in9l", tmp_path, n=1)
     (own/"train"/"02_wheeled vehicle").rename(own/"train"/"02_vehicle")
-    assert load("in9l", own, size=24).train.labels.tolist() == list(range(9))
+    assert load_benchmark("in9l", own, size=24).train.labels.tolist() == list(range(9))
     (own/"train"/"02_vehicle").rename(own/"train"/"03_vehicle")
-    with pytest.raises(ValueError, match="one folder for each class 0 to 8.*03_reptile, 03_vehicle"): load("in9l", own, size=24)
+    with pytest.raises(ValueError, match="one folder for each class 0 to 8.*03_reptile, 03_vehicle"): load_benchmark("in9l", own, size=24)
 
 
 def test_in9_without_the_challenge_says_so(tmp_path):
-    own = miniature("in9l", tmp_path, n=1)
+    own = make_miniature("in9l", tmp_path, n=1)
     shutil.rmtree(tmp_path/"bg_challenge")
-    with pytest.raises(FileNotFoundError, match="no test of the Backgrounds Challenge"): load("in9l", own)
+    with pytest.raises(FileNotFoundError, match="no test of the Backgrounds Challenge"): load_benchmark("in9l", own)
 
 
 def test_bg_gap_and_the_map_to_nine(tmp_path):
@@ -137,31 +141,31 @@ def test_the_challenge_counts_what_is_right_on_every_background():
         front, ground = x[:, 0, 2, 2].long(), x[:, 0, 0, 0].long()
         assert x.dtype == torch.uint8 and x[:, :, 2:4, 2:4].eq(front.byte().view(-1, 1, 1, 1)).all()
         return ((front > 0) & (ground <= 99 + 50*front)).long()
-    for size in (1, 3, 256): assert challenge(says, originals, masks, Split.from_tensors(grounds, [0]*4), size).tolist() == [True, False, False]
-    assert challenge(says, originals, masks, Split.from_tensors(grounds[:2], [0]*2)).tolist() == [True, False, True]
+    for size in (1, 3, 256): assert challenge_scores(says, originals, masks, Split.from_tensors(grounds, [0]*4), size).tolist() == [True, False, False]
+    assert challenge_scores(says, originals, masks, Split.from_tensors(grounds[:2], [0]*2)).tolist() == [True, False, True]
     seen.clear()
-    challenge(says, originals.subset([1, 1]), masks[1:], Split.from_tensors(grounds, [0]*4), 1)
+    challenge_scores(says, originals.subset([1, 1]), masks[1:], Split.from_tensors(grounds, [0]*4), 1)
     assert len(seen) == 2 + 1      # the ground that fools the first is tried first on the second
 
 
 def test_the_masks_of_the_challenge_belong_to_their_images(tmp_path):
-    own = miniature("in9l", tmp_path, n=1, challenge="test")
-    originals = load("in9l", own).tests["original"]
+    own = make_miniature("in9l", tmp_path, n=1, challenge="test")
+    originals = load_benchmark("in9l", own).tests["original"]
     file = tmp_path/"test"/"fg_mask"/"val"/"02_wheeled vehicle"/"n1018000_0.npy"
     np.save(file, np.eye(48, 56, dtype=np.uint8))
-    masks = fg_masks(originals, own)
+    masks = foreground_masks(originals, own)
     assert masks.dtype == torch.bool and masks.shape == (9, 48, 56) and masks[2].equal(torch.eye(48, 56).bool()) and masks[[0, 1, *range(3, 9)]].sum((1, 2)).tolist() == [1024]*8
-    with pytest.raises(ValueError, match="shape \\(48, 56\\), and the images are 24×24: load them without size="): fg_masks(load("in9l", own, size=24).tests["original"], own)
-    with pytest.raises(ValueError, match="is not an image of the test \"original\""): fg_masks(load("in9l", own).tests["no_fg"], own)
+    with pytest.raises(ValueError, match="shape \\(48, 56\\), and the images are 24×24: load them without size="): foreground_masks(load_benchmark("in9l", own, size=24).tests["original"], own)
+    with pytest.raises(ValueError, match="is not an image of the test \"original\""): foreground_masks(load_benchmark("in9l", own).tests["no_fg"], own)
     file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(ValueError, match="n1018000_0.npy is not a whole mask"): fg_masks(originals, own)
+    with pytest.raises(ValueError, match="n1018000_0.npy is not a whole mask"): foreground_masks(originals, own)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="n1018000_0.npy.*The masks are the folder fg_mask"): fg_masks(originals, own)
+    with pytest.raises(FileNotFoundError, match="n1018000_0.npy.*The masks are the folder fg_mask"): foreground_masks(originals, own)
 
 
 def test_a_set_that_is_only_a_test_is_not_trained_on(tmp_path):
-    b = load("imagenet_a", miniature("imagenet_a", tmp_path, n=1), size=8)
-    with pytest.raises(ValueError, match="no image in this split.*ImageNet-A"): ERM(epochs=1).fit(create("small_cnn", 43), b)
+    b = load_benchmark("imagenet_a", make_miniature("imagenet_a", tmp_path, n=1), size=8)
+    with pytest.raises(ValueError, match="no image in this split.*ImageNet-A"): ERM(epochs=1).fit(create_model("small_cnn", 43), b)
     for split in (b.train, b.val):
         with pytest.raises(ValueError, match="no image in this split"): split.batches(4)
     assert sum(len(x.y) for x in b.tests["test"].batches(16)) == 43
@@ -169,17 +173,17 @@ def test_a_set_that_is_only_a_test_is_not_trained_on(tmp_path):
 
 @pytest.mark.parametrize("name, rule", [("cats_vs_dogs", "number mod 5: 0 for testing, 1 for validation"), ("spuco_mnist", "own list of validation images is replaced by a seeded tenth"), ("imagenet_a", "train and val are empty")])
 def test_rules_of_our_own_are_stated_where_the_reader_is(name, rule):
-    assert rule in KNOWN[name].read.__doc__ and any(rule in line for line in Path("nbs/04_benchmarks.ipynb").read_text().splitlines())
+    assert rule in DATASETS[name].read.__doc__ and any(rule in line for line in Path("nbs/04_benchmarks.ipynb").read_text().splitlines())
 
 
-@pytest.mark.parametrize("split", COMBINATIONS)
+@pytest.mark.parametrize("split", SPAWRIOUS_SPLITS)
 def test_spawrious_dogs_are_where_the_loader_puts_them(tmp_path, split):
     "By the published order of the list, which is not that of the labels"
-    own = miniature("spawrious", tmp_path, n=1 if split == "o2o_easy" else 2)
+    own = make_miniature("spawrious", tmp_path, n=1 if split == "o2o_easy" else 2)
     for f in own.rglob("*_0.png") if split == "o2o_easy" else ():
         for i in range(1, 100): shutil.copy(f, f.with_name(f"{i}.png"))
-    b = load("spawrious", tmp_path, size=8, split=split, val=0.)
-    train, test, filler = COMBINATIONS[split]
+    b = load_benchmark("spawrious", tmp_path, size=8, split=split, val=0.)
+    train, test, filler = SPAWRIOUS_SPLITS[split]
     folders = Counter((i.split("/")[0], i.split("/")[1], i.split("/")[2]) for i in b.train.ids)
     for dog, where in zip(("bulldog", "dachshund", "labrador", "corgi"), train.split()):
         assert folders["0", where, dog] >= (97 if split == "o2o_easy" else 1)
@@ -195,8 +199,8 @@ def test_the_published_shares_of_spawrious():
 
 
 def test_urbancars_cells_and_gaps(tmp_path):
-    miniature("urbancars", tmp_path)
-    b = load("urbancars", tmp_path)
+    make_miniature("urbancars", tmp_path)
+    b = load_benchmark("urbancars", tmp_path)
     assert counts(b)["train"] == [20, 2, 2, 2, 2, 2, 2, 20] and not any("mask" in i for i in b.train.ids)
     for i, g in zip(b.train.ids, b.train.groups.tolist()):
         cell = re.fullmatch(r"obj-(\w+)_bg-(\w+)_co_occur_obj-(\w+)", i.split("/")[-2]).groups()
@@ -207,41 +211,41 @@ def test_urbancars_cells_and_gaps(tmp_path):
 
 
 def test_utkface_reads_names_and_reports_those_it_cannot(tmp_path):
-    miniature("utkface", tmp_path, n=4)
-    with pytest.raises(ValueError, match="1 of 41 images.*61_1_2017"): load("utkface", tmp_path)
-    with pytest.warns(UserWarning, match="left out"): b = load("utkface", tmp_path, on_error="skip", target="race", confounder="age")
+    make_miniature("utkface", tmp_path, n=4)
+    with pytest.raises(ValueError, match="1 of 41 images.*61_1_2017"): load_benchmark("utkface", tmp_path)
+    with pytest.warns(UserWarning, match="left out"): b = load_benchmark("utkface", tmp_path, on_error="skip", target="race", confounder="age")
     assert len(b.train.skipped) == 1 and b.class_names == ["white", "black", "asian", "indian", "other"]
     assert all(i.split("_")[2] == str(y) for i, y in zip(b.train.ids, b.train.labels.tolist()))
 
 
 def test_cats_and_dogs_divide_by_number(tmp_path):
-    miniature("cats_vs_dogs", tmp_path)
-    b = load("cats_vs_dogs", tmp_path)
+    make_miniature("cats_vs_dogs", tmp_path)
+    b = load_benchmark("cats_vs_dogs", tmp_path)
     rest = lambda s: {int(i.split(".")[1]) % 5 for i in s.ids}
     assert rest(b.tests["test"]) == {0} and rest(b.val) == {1} and rest(b.train) == {2, 3, 4}
 
 
 def test_rebias_takes_its_own_nine_classes(tmp_path):
-    miniature("imagenet", tmp_path/"imagenet"); miniature("imagenet_a", tmp_path)
-    b = load("imagenet9_rebias", tmp_path, size=16, val=.1)
+    make_miniature("imagenet", tmp_path/"imagenet"); make_miniature("imagenet_a", tmp_path)
+    b = load_benchmark("imagenet9_rebias", tmp_path, size=16, val=.1)
     assert b.tests["ImageNet-A"].labels.bincount().tolist() == b.tests["ImageNet-9"].labels.bincount().tolist() == [10, 10, 6, 10, 10, 10, 10, 8, 10]
     assert {"n02123045", "n02124075"} <= {i.split("/")[-2] for i, y in zip(b.tests["ImageNet-A"].ids, b.tests["ImageNet-A"].labels) if b.class_names[y] == "cat"}
 
 
 def test_a_csv_needs_only_file_and_label(tmp_path):
-    own = miniature("folder", tmp_path/"mine")
+    own = make_miniature("folder", tmp_path/"mine")
     t = pd.read_csv(own/"labels.csv")
     t[["file", "label"]].to_csv(own/"short.csv", index=False)
-    b = load("folder", own, table="short.csv", size=24)
-    assert b.train.groups is None and tuple(map(len, parts(b).values())) == (28, 6, 6) and load("folder", own, table="short.csv", size=24).val.ids == b.val.ids
+    b = load_benchmark("folder", own, table="short.csv", size=24)
+    assert b.train.groups is None and tuple(map(len, parts(b).values())) == (28, 6, 6) and load_benchmark("folder", own, table="short.csv", size=24).val.ids == b.val.ids
     t.assign(split="train").to_csv(own/"one.csv", index=False)
-    with pytest.raises(ValueError, match="column split .* it needs train, val"): load("folder", own, table="one.csv")
+    with pytest.raises(ValueError, match="column split .* it needs train, val"): load_benchmark("folder", own, table="one.csv")
     t.assign(label=[None, *t.label[1:]]).to_csv(own/"hole.csv", index=False)
-    with pytest.raises(ValueError, match="column label, row 1 .* must not be empty"): load("folder", own, table="hole.csv")
+    with pytest.raises(ValueError, match="column label, row 1 .* must not be empty"): load_benchmark("folder", own, table="hole.csv")
 
 
 @pytest.fixture
-def birds(tmp_path): return miniature("waterbirds", tmp_path/"data")
+def birds(tmp_path): return make_miniature("waterbirds", tmp_path/"data")
 
 
 @pytest.mark.parametrize("change, says", [
@@ -249,43 +253,43 @@ def birds(tmp_path): return miniature("waterbirds", tmp_path/"data")
     (dict(split=3), "has 3 in column split"), (dict(img_filename="001.Black_footed_Albatross/gone.jpg"), r"gone.jpg; the nearest that exists is .*001.Black_footed_Albatross"), (dict(img_filename=None), "must not be empty")])
 def test_a_wrong_value_in_a_table_is_named(birds, change, says):
     pd.read_csv(birds/"metadata.csv").assign(**change).to_csv(birds/"metadata.csv", index=False)
-    with pytest.raises((ValueError, FileNotFoundError), match=says): load("waterbirds", birds)
+    with pytest.raises((ValueError, FileNotFoundError), match=says): load_benchmark("waterbirds", birds)
 
 
 def test_wrong_tables_are_named(birds):
     t = pd.read_csv(birds/"metadata.csv")
     t.drop(columns="place").to_csv(birds/"metadata.csv", index=False)
-    with pytest.raises(ValueError, match=r"metadata.csv has no column place; it has img_id, img_filename, y, split, place_filename"): load("waterbirds", birds)
+    with pytest.raises(ValueError, match=r"metadata.csv has no column place; it has img_id, img_filename, y, split, place_filename"): load_benchmark("waterbirds", birds)
     pd.concat([t, t[3:4]]).to_csv(birds/"metadata.csv", index=False)
-    with pytest.raises(ValueError, match="stands twice"): load("waterbirds", birds)
+    with pytest.raises(ValueError, match="stands twice"): load_benchmark("waterbirds", birds)
 
 
 def test_wrong_places_are_named(birds, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"there is no folder {tmp_path}/a/b; the nearest that exists is {tmp_path}\\.(.|\n)*metadata.csv"): load("waterbirds", tmp_path/"a"/"b")
+    with pytest.raises(FileNotFoundError, match=f"there is no folder {tmp_path}/a/b; the nearest that exists is {tmp_path}\\.(.|\n)*metadata.csv"): load_benchmark("waterbirds", tmp_path/"a"/"b")
     (tmp_path/"packed").mkdir(); (tmp_path/"packed"/"waterbird.tar.gz").touch()
-    with pytest.raises(FileNotFoundError, match=r"still packed \(waterbird.tar.gz\): unpack(.|\n)*001.Black"): load("waterbirds", tmp_path/"packed")
+    with pytest.raises(FileNotFoundError, match=r"still packed \(waterbird.tar.gz\): unpack(.|\n)*001.Black"): load_benchmark("waterbirds", tmp_path/"packed")
     shutil.copytree(birds, birds.parent/"again")
-    with pytest.raises(ValueError, match="more than one folder of .*: again, waterbird_complete95"): load("waterbirds", birds.parent)
-    assert len(load("waterbirds", birds, size=16).train) == 8
+    with pytest.raises(ValueError, match="more than one folder of .*: again, waterbird_complete95"): load_benchmark("waterbirds", birds.parent)
+    assert len(load_benchmark("waterbirds", birds, size=16).train) == 8
 
 
 def test_another_set_with_the_same_file_name_is_no_hindrance(birds):
     (birds.parent/"other").mkdir(); (birds.parent/"other"/"metadata.csv").write_text("image_id,split\n1,2\n")
-    assert len(load("waterbirds", birds.parent, size=16).train) == 8
+    assert len(load_benchmark("waterbirds", birds.parent, size=16).train) == 8
 
 
 def test_wrong_options_are_named(birds):
-    with pytest.raises(ValueError, match="name='waterbird'.*Did you mean 'waterbirds'"): load("waterbird", birds)
-    with pytest.raises(ValueError, match="'labls' is not known. Did you mean 'labels'"): load("waterbirds", birds, labls="corrected")
-    with pytest.raises(ValueError, match="labels='fixed'"): load("waterbirds", birds, labels="fixed")
-    with pytest.raises(ValueError, match="can't be fetched from here.*group_DRO(.|\n)*metadata.csv"): load("waterbirds", birds, download=True)
-    with pytest.raises(ValueError, match="cifar10 have the size"): load("cifar10", birds, size=64)
+    with pytest.raises(ValueError, match="name='waterbird'.*Did you mean 'waterbirds'"): load_benchmark("waterbird", birds)
+    with pytest.raises(ValueError, match="'labls' is not known. Did you mean 'labels'"): load_benchmark("waterbirds", birds, labls="corrected")
+    with pytest.raises(ValueError, match="labels='fixed'"): load_benchmark("waterbirds", birds, labels="fixed")
+    with pytest.raises(ValueError, match="can't be fetched from here.*group_DRO(.|\n)*metadata.csv"): load_benchmark("waterbirds", birds, download=True)
+    with pytest.raises(ValueError, match="cifar10 have the size"): load_benchmark("cifar10", birds, size=64)
 
 
 def test_a_truncated_image_is_named_or_left_out(tmp_path):
-    own = miniature("waterbirds", tmp_path, corrupt=True)
-    with pytest.raises(ValueError, match=r"1 of 24 images can't be read: .*Albatross_0005_39.jpg \(OSError"): load("waterbirds", own, size=32)
-    with pytest.warns(UserWarning, match="Albatross_0005"): b = load("waterbirds", own, size=32, on_error="skip")
+    own = make_miniature("waterbirds", tmp_path, corrupt=True)
+    with pytest.raises(ValueError, match=r"1 of 24 images can't be read: .*Albatross_0005_39.jpg \(OSError"): load_benchmark("waterbirds", own, size=32)
+    with pytest.warns(UserWarning, match="Albatross_0005"): b = load_benchmark("waterbirds", own, size=32, on_error="skip")
     assert {k: len(s) for k, s in parts(b).items()} == {"train": 7, "val": 8, "test": 8} and [len(s.skipped) for s in parts(b).values()] == [1, 0, 0]
     of = pd.read_csv(own/"metadata.csv").set_index("img_filename")
     assert all(of.y[i] == y and of.split[i] == k for k, s in enumerate(parts(b).values()) for i, y in zip(s.ids, s.labels.tolist()))
@@ -293,13 +297,13 @@ def test_a_truncated_image_is_named_or_left_out(tmp_path):
 
 @pytest.mark.parametrize("name, says", [("svhn", "test_32x32.mat is not a whole file of SVHN"), ("cifar10", "data_batch_1 is not a whole batch")])
 def test_truncated_archives_are_named(tmp_path, name, says):
-    miniature(name, tmp_path, corrupt=True)
-    with pytest.raises(ValueError, match=says): load(name, tmp_path)
+    make_miniature(name, tmp_path, corrupt=True)
+    with pytest.raises(ValueError, match=says): load_benchmark(name, tmp_path)
 
 
 def test_text_comes_as_tables(tmp_path):
-    for name in ("multinli", "civilcomments"): miniature(name, tmp_path, n=3)
-    pairs, comments = load("multinli", tmp_path), load("civilcomments", tmp_path)
+    for name in ("multinli", "civilcomments"): make_miniature(name, tmp_path, n=3)
+    pairs, comments = load_benchmark("multinli", tmp_path), load_benchmark("civilcomments", tmp_path)
     assert list(pairs.id) == list(range(54)) and pairs.groupby(["part", "group"]).size().eq(3).all() and set(pairs.part) == {"train", "val", "test"}
     assert comments.groupby(["part", "group"]).size()["train"].tolist() == [3, 24, 3, 24]
     with pytest.raises(ValueError, match="protocol='fine'"): civilcomments_groups(comments, comments.label == 0, "fine")
@@ -307,20 +311,20 @@ def test_text_comes_as_tables(tmp_path):
 
 def test_the_protocols_of_civilcomments_differ(tmp_path):
     "A comment that mentions two identities counts in both of their groups, and once in the coarse one"
-    own = miniature("civilcomments", tmp_path)
+    own = make_miniature("civilcomments", tmp_path)
     t = pd.read_csv(own/"all_data_with_identities.csv", index_col=0)
     t.loc[t.male >= .5, "black"] = .9
     t.to_csv(own/"all_data_with_identities.csv")
-    table = load("civilcomments", own)
+    table = load_benchmark("civilcomments", own)
     test = table[table.part == "test"]
     official, coarse = (civilcomments_groups(test, ~(test.male & (test.label == 1)), p).set_index("group") for p in ("official", "coarse"))
     assert len(official) == 16 and official.n["black, toxic"] == 4 and official.accuracy["black, toxic"] == .5 and official.accuracy.min() == 0
     assert coarse.n.sum() == len(test) == 36 and coarse.accuracy["any identity, toxic"] == 14/16
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", MINIATURES)
 def test_miniatures_are_the_same_every_time(tmp_path, name):
-    a, b = (miniature(name, tmp_path/k, n=1) for k in "ab")
+    a, b = (make_miniature(name, tmp_path/k, n=1) for k in "ab")
     files = [p.relative_to(a) for p in sorted(a.rglob("*")) if p.is_file() and p.suffix != ".mat"]     # .mat files carry the time
     assert all((a/f).read_bytes() == (b/f).read_bytes() for f in files) and (files or name == "svhn")
 
@@ -329,14 +333,14 @@ def test_miniatures_are_the_same_every_time(tmp_path, name):
 def test_the_real_waterbirds(data):
     want = {"original": [[3498, 184, 56, 1057], [467, 466, 133, 133], [2255, 2255, 642, 642]], "corrected": [[3502, 252, 52, 989], [478, 473, 122, 126], [2298, 2302, 599, 595]]}
     for labels, numbers in want.items():
-        b = load("waterbirds", data, labels=labels)
+        b = load_benchmark("waterbirds", data, labels=labels)
         assert list(counts(b).values()) == numbers and sum(map(len, parts(b).values())) == 11788 and b.train.images.shape[1:] == (3, 128, 128)
     assert .3 < np.mean(b.mean) < .6
 
 
 @pytest.mark.data
 def test_the_real_cifar10(data):
-    b = load("cifar10", data)
+    b = load_benchmark("cifar10", data)
     assert tuple(map(len, parts(b).values())) == (40000, 10000, 10000) and b.tests["test"].labels.bincount().tolist() == [1000]*10
     assert (b.train.labels.bincount() + b.val.labels.bincount()).tolist() == [5000]*10
     assert b.tests["test"].labels[:4].tolist() == [3, 8, 8, 0]      # cat, ship, ship, airplane: the first test images
@@ -344,7 +348,7 @@ def test_the_real_cifar10(data):
 
 @pytest.mark.data
 def test_the_real_celeba_rows(data):
-    b = load("celeba", data, size=178)
+    b = load_benchmark("celeba", data, size=178)
     rows = [l.split() for l in open(f"{data}/celeba/list_attr_celeba.txt").read().splitlines()[2:]]
     assert b.train.ids == [r[0] for r in rows] == [f"{i:06}.jpg" for i in range(1, 11)]
     assert b.train.groups.tolist() == [2*(r[10] == "1") + (r[21] == "1") for r in rows] and b.train.images.shape == (10, 3, 178, 178)

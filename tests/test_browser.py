@@ -4,10 +4,10 @@ import builtins
 import pytest
 import torch
 
-from masktune.browser import Browser
-from masktune.data import Split
-from masktune.models import create
-from masktune.spuriosity import Ranking
+from masktune.data.split import Split
+from masktune.methods.spuriosity import Ranking
+from masktune.models.zoo import create_model
+from masktune.plots.browser import Browser
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def split():
 @pytest.fixture(scope="module")
 def browser(split):
     ranking = Ranking(torch.arange(23.), split, {0: [1]})
-    return Browser(split, {"first": create("small_cnn", 2), "second": create("small_cnn", 2, seed=1)}, ranking, n=3)
+    return Browser(split, {"first": create_model("small_cnn", 2), "second": create_model("small_cnn", 2, seed=1)}, ranking, n=3)
 
 
 def test_orders_hold_the_right_images_in_the_right_order(browser, split):
@@ -30,7 +30,7 @@ def test_orders_hold_the_right_images_in_the_right_order(browser, split):
 
 
 def test_without_groups_the_classes_are_stepped_through(split):
-    bare = Browser(Split.from_tensors(split.images, split.labels, class_names=["cat", "dog"]), {"only": create("small_cnn", 2)})
+    bare = Browser(Split.from_tensors(split.images, split.labels, class_names=["cat", "dog"]), {"only": create_model("small_cnn", 2)})
     assert list(bare.orders)[:2] == ["cat", "dog"] and len(bare.page("dog").axes) == 4*3
 
 
@@ -59,7 +59,7 @@ def test_what_it_refuses(browser, split):
     with pytest.raises(ValueError, match="Did you mean 'cat, most spurious first'"): browser.page("cat, most spurious")
     with pytest.raises(ValueError, match="pages 0 to 2, not 3"): browser.page("a", 3)
     with pytest.raises(ValueError, match="at least one network"): Browser(split, {})
-    with pytest.raises(ValueError, match="rank the split that is shown"): Browser(split.subset(range(5)), {"first": create("small_cnn", 2)}, browser.ranking)
+    with pytest.raises(ValueError, match="rank the split that is shown"): Browser(split.subset(range(5)), {"first": create_model("small_cnn", 2)}, browser.ranking)
 
 
 def test_without_ipywidgets_the_error_says_how(browser, monkeypatch):

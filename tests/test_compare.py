@@ -4,13 +4,13 @@ import json
 import pandas as pd
 import pytest
 
-from masktune.all import LastLayer, chosen_methods, compare, create, evaluate, glyphs, looks, settled
+from masktune.evaluation.metrics import evaluate
 
 TOLD = dict(scale="mini", method="all", epochs=None, lr=.02, batch_size=64, finetune_lr=None, k=2., iterations=1, weights="last", seed=0, n_seeds=1, device="cpu")
 
 
 def asked(out, **given): return settled(TOLD | dict(out=str(out)) | given, mini=dict(epochs=1), full=dict(epochs=9))
-def data(seed): return glyphs("AB", n=200, size=28, strength=.9, seed=seed)
+def data(seed): return glyphs("AB", n=200, size=28, spurious_correlation=.9, seed=seed)
 def start(bench, seed): return create("small_cnn", 2, seed=seed)
 
 
@@ -30,7 +30,7 @@ def test_rows_of_what_was_asked_for_and_their_difference(tmp_path):
     s = asked(tmp_path, method="ERM,LastLayer", n_seeds=2)
     found = compare(data, start, chosen_methods(s), s)
     each = found.wide("balanced accuracy", "minutes")
-    assert each.method.tolist() == ["ERM", "LastLayer"]*2 and each.seed.tolist() == [0, 0, 1, 1]
+    assert each.method.tolist() == ["ERM", "LastLayerRetraining"]*2 and each.seed.tolist() == [0, 0, 1, 1]
     at = each.pivot(index="seed", columns="method", values="balanced accuracy")
     text = found.table("balanced accuracy", title="two methods", against="ERM").data
     assert f"{(at.LastLayer - at.ERM).mean():+.1f}" in text and text == (tmp_path/"table.md").read_text().rstrip("\n")
@@ -43,7 +43,7 @@ def test_erm_has_no_rows_unless_it_was_asked_for_and_a_refusal_is_noted(tmp_path
     def without(seed): b = data(seed); b.val.groups = None; return b
     s = asked(tmp_path, method="LastLayer,DFR")
     found = compare(without, start, chosen_methods(s), s)
-    assert found.metrics.method.unique().tolist() == ["LastLayer"] and list(found.fitted) == ["ERM", "LastLayer"]
+    assert found.metrics.method.unique().tolist() == ["LastLayerRetraining"] and list(found.fitted) == ["ERM", "LastLayerRetraining"]
     assert found.refused.method.tolist() == ["DFR"] and "DFR needs the groups" in found.refused.why[0]
     s = asked(tmp_path/"alone", method="DFR")
     with pytest.raises(ValueError, match="DFR needs the groups"): compare(without, start, chosen_methods(s), s)     # the only one that was asked for
@@ -62,9 +62,9 @@ def test_a_second_start_finds_everything_done(tmp_path, monkeypatch):
 
 
 def test_heads_are_measured_on_features_as_on_images(tmp_path):
-    s = asked(tmp_path, method="LastLayer")
+    s = asked(tmp_path, method="LastLayerRetraining")
     found = compare(data, start, chosen_methods(s), s)
-    on_images = evaluate(found.net("LastLayer"), data(0).tests["balanced"]).accuracy
+    on_images = evaluate(found.net("LastLayerRetraining"), data(0).tests["balanced"]).accuracy
     assert abs(found.wide("balanced accuracy")["balanced accuracy"][0]/100 - on_images) <= .02       # features are half floats
 
 

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
 
-from masktune.data import Benchmark, Split, cache_root, images_from_files, picture_at
-from masktune.miniatures import miniature
+from masktune.data.benchmark import Benchmark
+from masktune.data.image_cache import cache_root, decode_images, load_image
+from masktune.data.miniatures import make_miniature
+from masktune.data.split import Split
 
 IMAGES = torch.arange(4*3*2*2, dtype=torch.uint8).view(4, 3, 2, 2)
 
@@ -24,16 +26,16 @@ def test_wrong_arrays_are_refused(bad, says):
 
 def test_a_group_without_images_is_allowed_and_reported():
     split = Split.from_tensors(IMAGES, [0, 0, 1, 1], [0, 0, 2, 2], group_names=["a", "b", "c"])
-    assert split.groups_table().n.tolist() == [2, 0, 2] and "| b" in split._repr_markdown_()
+    assert split.group_counts().n.tolist() == [2, 0, 2] and "| b" in split._repr_markdown_()
     split.show(2)
 
 
 def test_a_share_is_held_out_and_the_rest_is_kept():
     split = Split.from_tensors(torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1), [0]*20)
-    rest, held = split.hold_out(.25, 0, "x")
+    rest, held = split.random_split(.25, 0, "x")
     assert len(held) == 5 and sorted([*rest.images.flatten().tolist(), *held.images.flatten().tolist()]) == list(range(20))
-    assert all(s.images.flatten().diff().gt(0).all() for s in (rest, held)) and not held.images.equal(split.hold_out(.25, 0, "y")[1].images)
-    with pytest.raises(ValueError, match="val=5 must be a share"): split.hold_out(5, 0)
+    assert all(s.images.flatten().diff().gt(0).all() for s in (rest, held)) and not held.images.equal(split.random_split(.25, 0, "y")[1].images)
+    with pytest.raises(ValueError, match="val=5 must be a share"): split.random_split(5, 0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -41,7 +43,7 @@ def test_a_share_is_held_out_and_the_rest_is_kept():
 def test_every_image_comes_once_an_epoch(n, size, seed):
     split = Split.from_tensors(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.zeros(n))
     batches = [b.index for b in split.batches(size, shuffle=True, seed=seed)]
-    assert sorted(torch.cat(batches).tolist()) == list(range(n)) and len(batches) == split.n_batches(size)
+    assert sorted(torch.cat(batches).tolist()) == list(range(n)) and len(batches) == split.num_batches(size)
 
 
 def test_labels_are_not_shared_with_the_caller():
@@ -52,7 +54,7 @@ def test_labels_are_not_shared_with_the_caller():
 
 
 @pytest.fixture
-def photos(tmp_path): return miniature("folder", tmp_path/"mine", n=1)/"photos"
+def photos(tmp_path): return make_miniature("folder", tmp_path/"mine", n=1)/"photos"
 
 
 def test_odd_files_are_read_upright_and_in_colour(tmp_path):
@@ -60,8 +62,8 @@ def test_odd_files_are_read_upright_and_in_colour(tmp_path):
     exif = Image.Exif(); exif[0x0112] = 6
     wide.save(tmp_path/"turned.jpg", exif=exif); wide.save(tmp_path/"grey.png")
     Image.new("RGBA", (5, 5), (10, 20, 30, 40)).save(tmp_path/"clear.png")
-    assert picture_at(tmp_path/"turned.jpg").shape == (40, 6, 3) and picture_at(tmp_path/"grey.png").shape == (6, 40, 3)
-    assert picture_at(tmp_path/"clear.png")[0, 0].tolist() == [10, 20, 30]
+    assert load_image(tmp_path/"turned.jpg").shape == (40, 6, 3) and load_image(tmp_path/"grey.png").shape == (6, 40, 3)
+    assert load_image(tmp_path/"clear.png")[0, 0].tolist() == [10, 20, 30]
 
 
 def test_what_lies_in_the_cache_is_what_pillow_decodes(tmp_path):
@@ -72,14 +74,14 @@ def test_what_lies_in_the_cache_is_what_pillow_decodes(tmp_path):
     rough.save(tmp_path/"7.jpg", exif=exif)
     files = sorted(tmp_path.iterdir())
     for size, (h, w) in ((30, (30, 39)), (100, (100, 129))):
-        cached = images_from_files(files, size)[0]
+        cached = decode_images(files, size)[0]
         for f, got in zip(files, cached):
             upright = ImageOps.exif_transpose(Image.open(f)).convert("RGB")
             tall = upright.height > upright.width
             whole = upright.resize((h, w) if tall else (w, h), Image.Resampling.BILINEAR)
             left, top = (whole.width - size)//2, (whole.height - size)//2
             want = torch.from_numpy(np.array(whole.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
-            assert (got.int() - want.int()).abs().max() <= 1 and got.permute(1, 2, 0).numpy().tobytes() == picture_at(f, size).tobytes()
+            assert (got.int() - want.int()).abs().max() <= 1 and got.permute(1, 2, 0).numpy().tobytes() == load_image(f, size).tobytes()
 
 
 def test_the_size_is_looked_up_once(photos, monkeypatch):
@@ -140,7 +142,7 @@ def test_decoding_goes_on_where_it_stopped(photos, monkeypatch):
 
 def test_a_missing_place_names_the_nearest_that_exists(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/a/b; the nearest that exists is {tmp_path}"): Split.from_folder(tmp_path/"a"/"b")
-    with pytest.raises(FileNotFoundError, match="1 of the 1 images are not there"): images_from_files([tmp_path/"gone.jpg"])
+    with pytest.raises(FileNotFoundError, match="1 of the 1 images are not there"): decode_images([tmp_path/"gone.jpg"])
     (tmp_path/"empty").mkdir()
     with pytest.raises(FileNotFoundError, match="one folder per class"): Split.from_folder(tmp_path/"empty")
 

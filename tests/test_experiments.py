@@ -12,23 +12,24 @@ import pytest
 from PIL import Image
 
 import masktune.all
-from masktune.runs import experiments, parameters, run
+from masktune.runs.execute import run_experiment
+from masktune.runs.parameters import experiment_parameters, list_experiments
 
 MASKTUNE = Path(sysconfig.get_path("scripts"))/"masktune"
 NAMES = ["scale", "data", "root", "download", "bias", "draw", "conflicting", "val_conflicting", "epochs", "batch_size", "lr", "finetune_lr", "k", "iterations", "accumulate", "method", "seed", "n_seeds", "other_draw", "device", "out"]
 
 
-MINI = dict(own_folder=["accuracy", "worst_class"], audit=["accuracy"], selective=["error at 90 %", "AURC"], spuriosity_imagenet=["spurious gap"], backgrounds_challenge=["BG gap"], urbancars=["BG+CoObj gap", "worst_group"],
-            waterbirds=["adjusted", "worst_group"], celeba=["adjusted", "worst_group"], spawrious=["worst_group"], comparison=["worst_group"], ablations=["accuracy"], biased_mnist=["worst_group"])
+MINI = dict(own_folder=["accuracy", "worst_class_accuracy"], audit=["accuracy"], selective=["error at 90 %", "AURC"], spuriosity_imagenet=["spurious gap"], backgrounds_challenge=["BG gap"], urbancars=["BG+CoObj gap", "worst_group_accuracy"],
+            waterbirds=["reweighted_accuracy", "worst_group_accuracy"], celeba=["reweighted_accuracy", "worst_group_accuracy"], spawrious=["worst_group_accuracy"], comparison=["worst_group_accuracy"], ablations=["accuracy"], biased_mnist=["worst_group_accuracy"])
 COLUMNS = ["method", "seed", "validation", "original", "aligned", "reversed", "balanced_worst"]
-LONG = ["data", "method", "seed", "sees", "weights", "epoch", "split", "metric", "value"]
+LONG = ["data", "method", "seed", "labels_used", "weights", "epoch", "split", "metric", "value"]
 
 
 @pytest.mark.parametrize("name", MINI)
 def test_every_experiment_in_miniature(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")       # as many CI machines have it: the notebook must show its figures all the same
     few = dict.fromkeys(("celeba", "urbancars", "spawrious"), "ERM,MaskTune") | dict(comparison="ERM,MaskTune,AFR")     # all methods are tried on waterbirds
-    executed = run(name, tmp_path, scale="mini", device="cpu", **dict(method=few[name]) if name in few else {})
+    executed = run_experiment(name, tmp_path, scale="mini", device="cpu", **dict(method=few[name]) if name in few else {})
     numbers, images = (pd.read_parquet(tmp_path/f"{f}.parquet") for f in ("metrics", "predictions"))
     assert set(numbers.columns) == set(LONG) and set(MINI[name]) <= set(numbers.metric) and numbers.value.notna().all()
     assert {"method", "seed", "weights", "split", "id", "label"} <= set(images.columns) and len(images)
@@ -40,20 +41,20 @@ def test_every_experiment_in_miniature(name, tmp_path, monkeypatch):
 
 
 def test_selective_without_a_pair(tmp_path):
-    run("selective", tmp_path, scale="mini", method="SelectiveNet", epochs=1, device="cpu")
+    run_experiment("selective", tmp_path, scale="mini", method="SelectiveNet", epochs=1, device="cpu")
     assert pd.read_csv(tmp_path/"table.csv").method.tolist() == ["SelectiveNet"] and "Other ways" not in (tmp_path/"table.md").read_text()
 
 
-def test_nothing_is_left_out(): assert set(MINI) == set(experiments()) - {"bench"}
+def test_nothing_is_left_out(): assert set(MINI) == set(list_experiments()) - {"bench"}
 
 
 def test_no_parameter_hides_an_export():
-    for name in experiments(): assert not set(parameters(name).index) & set(vars(masktune.all)), name
+    for name in list_experiments(): assert not set(experiment_parameters(name).index) & set(vars(masktune.all)), name
 
 
 @pytest.mark.slow
 def test_biased_mnist_leaves_its_table(tmp_path):
-    run("biased_mnist", tmp_path, scale="mini", n_seeds=2, seed=4, conflicting=.05, device="cpu")
+    run_experiment("biased_mnist", tmp_path, scale="mini", n_seeds=2, seed=4, bias_conflicting=.05, device="cpu")
     table = pd.read_csv(tmp_path/"table.csv")
     assert list(table.columns) == COLUMNS
     assert table.method.tolist() == ["ERM", "RandomMask", "MaskTune"]*2 and table.seed.tolist() == [4]*3 + [5]*3
@@ -67,12 +68,12 @@ def test_biased_mnist_leaves_its_table(tmp_path):
     pytest.param(dict(bias="foreground", draw="random", val_conflicting=.5), marks=pytest.mark.slow),
 ], ids=str)
 def test_biased_mnist_other_parameters(tmp_path, given):
-    run("biased_mnist", tmp_path, epochs=1, device="cpu", **given)
+    run_experiment("biased_mnist", tmp_path, epochs=1, device="cpu", **given)
     table = pd.read_csv(tmp_path/"table.csv")
     assert table.method.tolist() == {"ERM": ["ERM"], "MaskTune": ["MaskTune", "MaskTune ×2"]}.get(given.get("method"), ["ERM", "RandomMask", "MaskTune"])
 
 
-def test_parameters_are_the_agreed_ones(): assert list(parameters("biased_mnist").index) == NAMES
+def test_parameters_are_the_agreed_ones(): assert list(experiment_parameters("biased_mnist").index) == NAMES
 
 
 @pytest.mark.parametrize("given,says", [
@@ -121,4 +122,4 @@ def test_readme_on_a_folder_of_images(tmp_path, monkeypatch):
     assert small != code
     exec(small.rsplit("\n", 2)[0], namespace)
     before, after = eval(small.strip().splitlines()[-1], namespace)
-    assert len(namespace["bench"].train) == 16 and before.worst_group is None and 0 <= after.accuracy <= 1
+    assert len(namespace["bench"].train) == 16 and before.worst_group_accuracy is None and 0 <= after.accuracy <= 1

@@ -3,25 +3,25 @@ import pytest
 import torch
 
 from interrupted import Interrupted, Stop
-from masktune.baselines import GroupDRO, JTT
-from masktune.core import fingerprint
-from masktune.data import Benchmark
-from masktune.finetune import MaskTune, RandomMask, masked_accuracy
-from masktune.glyphs import glyphs
-from masktune.masking import hide
-from masktune.metrics import evaluate, predict
-from masktune.models import create
-from masktune.saliency import compute_maps
-from masktune.selective import DeepGamblers
-from masktune.shortcuts import biased_mnist
-from masktune.training import ERM
-from masktune.ule import ULE
+from masktune.core.files import fingerprint
+from masktune.data.benchmark import Benchmark
+from masktune.data.glyphs import make_glyphs
+from masktune.data.planted_cues import biased_mnist
+from masktune.evaluation.metrics import evaluate, predict
+from masktune.methods.abstaining import DeepGamblers
+from masktune.methods.erm import ERM
+from masktune.methods.group_dro_jtt import GroupDRO, JTT
+from masktune.methods.masktune import MaskTune, RandomMask, masked_accuracy
+from masktune.methods.ule import ULE
+from masktune.models.zoo import create_model
+from masktune.saliency.maps import compute_maps
+from masktune.saliency.masking import apply_mask
 
 
 @pytest.fixture(scope="module")
 def fitted():
     bench = biased_mnist(seed=3)
-    return bench, ERM(epochs=5, seed=3, device="cpu").fit(create("small_cnn", 2, seed=3), bench)
+    return bench, ERM(epochs=5, seed=3, device="cpu").fit(create_model("small_cnn", 2, seed=3), bench)
 
 
 def reversed_accuracy(m, bench): return evaluate(m.model_, bench.tests["reversed"]).accuracy
@@ -56,7 +56,7 @@ def test_hidden_pixels_are_what_it_trains_on(fitted, monkeypatch):
 def test_the_learning_rate_comes_from_erm(fitted):
     bench, constant = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
-    stepped = ERM(epochs=3, schedule="step", step_epochs=1, device="cpu").fit(create("small_cnn", 2), small)
+    stepped = ERM(epochs=3, schedule="step", step_epochs=1, device="cpu").fit(create_model("small_cnn", 2), small)
     assert MaskTune(device="cpu").fit(stepped, small).settings_.lr == .01*.5**2
     assert MaskTune(device="cpu").fit(constant.model_, small).settings_.lr == .01 and MaskTune(lr=.02, device="cpu").fit(constant, small).settings_.lr == .02
 
@@ -64,7 +64,7 @@ def test_the_learning_rate_comes_from_erm(fitted):
 def test_rates_that_mean_nothing_are_refused(fitted):
     bench, _ = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
-    cosine = ERM(epochs=1, schedule="cosine", device="cpu").fit(create("small_cnn", 2), small)
+    cosine = ERM(epochs=1, schedule="cosine", device="cpu").fit(create_model("small_cnn", 2), small)
     with pytest.raises(ValueError, match="cosine schedule ends at a rate of 0.*for example 0.001"): MaskTune(device="cpu").fit(cosine, small)
     assert MaskTune(lr=.001, device="cpu").fit(cosine, small).settings_.lr == .001
     with pytest.raises(ValueError, match="trained by sgd, and MaskTune fine-tunes by adamw"): MaskTune(optimizer="adamw", device="cpu").fit(cosine, small)
@@ -72,17 +72,17 @@ def test_rates_that_mean_nothing_are_refused(fitted):
 
 
 def test_maps_without_places_are_refused():
-    tiny = glyphs(n=80)
-    net = create("resnet18", 2)
-    net.fresh = False
+    tiny = make_glyphs(n=80)
+    net = create_model("resnet18", 2)
+    net.untrained = False
     with pytest.raises(ValueError, match="1×1 for images of 32×32 pixels"): MaskTune(device="cpu").fit(net, tiny)
 
 
 def test_it_refuses_what_it_cannot_start_from(fitted):
     bench, erm = fitted
-    with pytest.raises(ValueError, match="still has random weights: fit ERM first"): MaskTune().fit(create("small_cnn", 2), bench)
+    with pytest.raises(ValueError, match="still has random weights: fit ERM first"): MaskTune().fit(create_model("small_cnn", 2), bench)
     with pytest.raises(ValueError, match="has not been fitted"): RandomMask().fit(ERM(), bench)
-    with pytest.raises(ValueError, match="start='worst' is not known"): MaskTune(start="worst").fit(erm, bench)
+    with pytest.raises(ValueError, match="start='worst' is not known"): MaskTune(init_from="worst").fit(erm, bench)
 
 
 def test_a_killed_fine_tune_resumes(fitted, tmp_path):
@@ -104,7 +104,7 @@ def test_presets_differ_where_the_paper_and_its_code_do(fitted):
     assert code.masks_[0].maps.made_from["weights"] == fingerprint(erm.model_) and paper.masks_[0].maps.made_from["weights"] == fingerprint(erm.last_)
     forgetful = MaskTune(preset="released_code", keep_momentum=False, device="cpu").fit(erm, small)
     assert fingerprint(forgetful.model_) != fingerprint(code.model_), "ERM's momentum moves the first steps"
-    assert MaskTune(preset="paper", at="image", device="cpu").fit(erm, small).masks_[0].rule["at"] == "image", "what is given wins over the preset"
+    assert MaskTune(preset="paper", threshold_at="image", device="cpu").fit(erm, small).masks_[0].rule["at"] == "image", "what is given wins over the preset"
     with pytest.raises(ValueError, match="Did you mean 'paper'"): MaskTune(preset="papers").fit(erm, small)
 
 
@@ -121,7 +121,7 @@ def test_accumulated_masks_hide_the_earlier_ones_too(fitted):
 def test_select_takes_what_survives_the_mask(fitted):
     bench, erm = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 4)), bench.val, {})
-    best = MaskTune(device="cpu", seed=3).select(erm, small, lr=(1e-5, .01), k=(2., 3.))
+    best = MaskTune(device="cpu", seed=3).select(erm, small, lr=(1e-5, .01), n_std=(2., 3.))
     table = best.selection_
     assert len(best.tried_) == len(table) == 4 and table[["lr", "k"]].drop_duplicates().shape == (4, 2)
     assert table.val_masked[table.chosen].item() == table.val_masked.max() > table.val_masked.min()
@@ -131,9 +131,9 @@ def test_select_takes_what_survives_the_mask(fitted):
 
 def test_masked_accuracy_counts_images_with_hidden_places(fitted):
     bench, erm = fitted
-    masks = compute_maps(erm.model_, bench.val).masks(top=.2)
+    masks = compute_maps(erm.model_, bench.val).masks(top_fraction=.2)
     i = torch.arange(len(bench.val))
-    by_hand = predict(erm.model_, hide(bench.val.images/255, masks[i])).predicted == bench.val.labels
+    by_hand = predict(erm.model_, apply_mask(bench.val.images/255, masks[i])).predicted == bench.val.labels
     assert masked_accuracy(erm.model_, bench.val, masks) == by_hand.double().mean().item()
 
 
@@ -150,6 +150,6 @@ def test_random_squares_are_no_maps(fitted):
 
 def test_a_network_of_other_classes_is_refused(fitted):
     bench, erm = fitted
-    ten = create("small_cnn", 10)
+    ten = create_model("small_cnn", 10)
     for method in (ERM, GroupDRO, JTT, ULE, DeepGamblers):
         with pytest.raises(ValueError, match="tells 10 classes apart, and the data have 2"): method(epochs=1, device="cpu").fit(ten, bench)

@@ -5,17 +5,22 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from masktune.core import fingerprint, rng
-from masktune.data import Benchmark, Split
-from masktune.heads import AFR, DFR, Features, LastLayer, balanced_sample, balanced_weights, fit_head, halves, on_features, pooled
-from masktune.metrics import evaluate, predict
-from masktune.models import create, load_model, save
-from masktune.training import ERM
+from masktune.core.files import fingerprint
+from masktune.core.random import make_generator
+from masktune.data.benchmark import Benchmark
+from masktune.data.split import Split
+from masktune.evaluation.metrics import evaluate, predict
+from masktune.methods.erm import ERM
+from masktune.methods.heads import Features, balanced_sample_weight, extract_features
+from masktune.methods.heads import fit_head, head_as_network, stratified_halves
+from masktune.methods.heads import undersample
+from masktune.methods.last_layer import AFR, DFR, LastLayerRetraining
+from masktune.models.zoo import create_model, load_model, save_model
 
 
 def rows(n, strength, seed, d=12, core=1., cue=4.):
     "Class, and a cue that goes with it for `strength` of the rows: column 0 shows the class, column 1 the cue, the rest nothing"
-    g = rng(seed, "rows", n, strength)
+    g = make_generator(seed, "rows", n, strength)
     y = torch.arange(n) % 2
     a = torch.where(torch.rand(n, generator=g) < strength, y, 1 - y)
     x = torch.randn(n, d, generator=g)
@@ -28,10 +33,10 @@ def bench(): return Benchmark("rows", rows(2000, .95, 0), rows(600, .9, 1), {"ba
 
 
 @pytest.fixture(scope="module")
-def erm(bench): return LastLayer(device="cpu").fit(None, bench)
+def erm(bench): return LastLayerRetraining(device="cpu").fit(None, bench)
 
 
-def worst(m, bench): return evaluate(m.model_, bench.tests["balanced"]).worst_group
+def worst(m, bench): return evaluate(m.model_, bench.tests["balanced"]).worst_group_accuracy
 
 
 @pytest.mark.parametrize("penalty", [dict(l2=.01), dict(l1=.02), dict(l1=.002)], ids=str)
@@ -61,7 +66,7 @@ def test_weights_are_repetitions_and_standardising_is_folded_back():
     a, b = fit_head(f, n, l2=.01, tol=1e-6, device="cpu"), fit_head(f.subset(torch.arange(200).repeat_interleave(n)), l2=.01, tol=1e-6, device="cpu")
     assert torch.allclose(a.weight, b.weight, atol=1e-3)
     stretched = Features.from_tensors(f.values.float()*torch.linspace(.1, 9, 12) + 3, f.labels, f.groups)
-    z = lambda f: on_features(fit_head(f, l1=.01, standardise=f, tol=1e-6, device="cpu"))
+    z = lambda f: head_as_network(fit_head(f, l1=.01, standardize=f, tol=1e-6, device="cpu"))
     assert torch.allclose(predict(z(f), f).logits, predict(z(stretched), stretched).logits, atol=.02)
 
 
@@ -74,122 +79,122 @@ def test_the_pull_goes_to_the_first_head(bench, erm):
 def test_balance(bench):
     f = bench.train
     for by, numbers, k in (("classes", f.labels, 2), ("groups", f.groups, 4)):
-        assert torch.bincount(numbers, balanced_weights(f, by)).allclose(torch.tensor(1/k))
-        chosen = balanced_sample(f, by, rng(0))
+        assert torch.bincount(numbers, balanced_sample_weight(f, by)).allclose(torch.tensor(1/k))
+        chosen = undersample(f, by, make_generator(0))
         n = torch.bincount(numbers[chosen])
         assert len(set(n.tolist())) == 1 and n[0] == torch.bincount(numbers).min() and len(set(chosen.tolist())) == len(chosen)
-        a, b = halves(f, by, rng(0))
+        a, b = stratified_halves(f, by, make_generator(0))
         assert torch.cat([a, b]).sort().values.equal(torch.arange(len(f))) and (torch.bincount(numbers[a]) - torch.bincount(numbers[b])).abs().max() <= 1
-    assert not balanced_sample(f, "groups", rng(0)).equal(balanced_sample(f, "groups", rng(1)))
-    with pytest.raises(ValueError, match='no groups to balance: balance="classes" needs none'): balanced_weights(Features.from_tensors(f.values, f.labels), "groups")
-    with pytest.raises(ValueError, match="only one class"): balanced_sample(f.subset(f.labels == 0))
+    assert not undersample(f, "groups", make_generator(0)).equal(undersample(f, "groups", make_generator(1)))
+    with pytest.raises(ValueError, match='no groups to balance: balance="classes" needs none'): balanced_sample_weight(Features.from_tensors(f.values, f.labels), "groups")
+    with pytest.raises(ValueError, match="only one class"): undersample(f.subset(f.labels == 0))
 
 
 def test_the_cue_is_overcome(bench, erm):
     "A plain head goes by the cue; balanced groups, DFR and AFR don't, and a refit without balance is no help"
     assert worst(erm, bench) < .45
-    assert worst(LastLayer(on="val", device="cpu").fit(erm, bench), bench) < .6
-    for m in (LastLayer(balance="groups", device="cpu"), LastLayer(balance="groups", sample=True, device="cpu"), DFR(device="cpu"), AFR(device="cpu")):
+    assert worst(LastLayerRetraining(tune_on="val", device="cpu").fit(erm, bench), bench) < .6
+    for m in (LastLayerRetraining(balance="groups", device="cpu"), LastLayerRetraining(balance="groups", sample=True, device="cpu"), DFR(device="cpu"), AFR(device="cpu")):
         assert worst(m.fit(erm, bench), bench) > worst(erm, bench) + .2, m
 
 
 def test_dfr_on_balanced_data_is_a_plain_refit(bench):
-    balanced = bench.val.subset(balanced_sample(bench.val, "groups", rng(5)))
+    balanced = bench.val.subset(undersample(bench.val, "groups", make_generator(5)))
     b = Benchmark("balanced", bench.train, balanced, {})
-    dfr = DFR(strengths=(.3,), refits=3, device="cpu").fit(None, b)
-    plain = LastLayer(on="val", l1=1/(.3*len(balanced)), l2=0., device="cpu").fit(None, b)
+    dfr = DFR(strengths=(.3,), n_refits=3, device="cpu").fit(None, b)
+    plain = LastLayerRetraining(tune_on="val", l1=1/(.3*len(balanced)), l2=0., device="cpu").fit(None, b)
     assert torch.allclose(dfr.model_.head.weight, plain.model_.head.weight, atol=1e-5) and torch.allclose(dfr.model_.head.bias, plain.model_.head.bias, atol=1e-5)
 
 
 def test_dfr_averages_over_draws(bench):
-    one, many = (DFR(strengths=(.3,), refits=r, device="cpu").fit(None, bench).model_.head.weight for r in (1, 4))
-    each = [DFR(strengths=(.3,), refits=1, device="cpu")._one(bench.val.subset(balanced_sample(bench.val, "groups", rng(0, "draw", i))), .3, bench.train).weight for i in range(4)]
+    one, many = (DFR(strengths=(.3,), n_refits=r, device="cpu").fit(None, bench).model_.head.weight for r in (1, 4))
+    each = [DFR(strengths=(.3,), n_refits=1, device="cpu")._one(bench.val.subset(undersample(bench.val, "groups", make_generator(0, "draw", i))), .3, bench.train).weight for i in range(4)]
     assert torch.allclose(torch.stack(each).mean(0), many, atol=1e-6) and not torch.allclose(one, many, atol=1e-3)
 
 
 def test_afr_weighs_what_the_first_head_is_unsure_of(bench, erm):
     "γ = 0 and a strong pull leave the head; with γ the rows it gets wrong count more"
-    m = AFR(gammas=(0.,), pulls=(1e4,), device="cpu").fit(erm, bench)
+    m = AFR(gammas=(0.,), reg_strengths=(1e4,), device="cpu").fit(erm, bench)
     assert torch.allclose(m.model_.head.weight, erm.model_.head.weight, atol=1e-3)
     lies = lambda m: evaluate(m.model_, bench.tests["balanced"]).groups.accuracy[1:3].mean()
-    none, some, more = (lies(AFR(gammas=(g,), pulls=(.001,), device="cpu").fit(erm, bench)) for g in (0., 2., 8.))
+    none, some, more = (lies(AFR(gammas=(g,), reg_strengths=(.001,), device="cpu").fit(erm, bench)) for g in (0., 2., 8.))
     assert none + .1 < some < more - .1
     bare = Benchmark("bare", bench.train, Features.from_tensors(bench.val.values, bench.val.labels), {})
     with pytest.raises(ValueError, match="AFR chooses by the worst group .* name one of each"): AFR(device="cpu").fit(erm, bare)
-    assert AFR(gammas=(4.,), pulls=(.01,), device="cpu").fit(erm, bare).model_.head.weight.isfinite().all()
+    assert AFR(gammas=(4.,), reg_strengths=(.01,), device="cpu").fit(erm, bare).model_.head.weight.isfinite().all()
 
 
 @pytest.fixture(scope="module")
 def images():
-    g = rng(0, "images")
+    g = make_generator(0, "images")
     x = torch.randint(256, (320, 3, 28, 28), generator=g, dtype=torch.uint8)
     y = torch.arange(320) % 2
     x[y == 1, 0] //= 2
     s = Split.from_tensors(x, y, y*2 + torch.arange(320) // 2 % 2)
     b = Benchmark("noise", s, s.subset(range(0, 320, 3)), {})
-    return b, ERM(epochs=2, batch_size=32, device="cpu").fit(create("small_cnn", 2), b)
+    return b, ERM(epochs=2, batch_size=32, device="cpu").fit(create_model("small_cnn", 2), b)
 
 
 def test_features_of_a_network(images, tmp_path):
     "They are what its head sees; the file is read again, and refused where weights or images are others"
     bench, erm = images
-    f = pooled(erm.model_, bench.val, file=tmp_path/"f")
+    f = extract_features(erm.model_, bench.val, file=tmp_path/"f")
     assert f.values.dtype == torch.half and f.labels.equal(bench.val.labels) and f.groups.equal(bench.val.groups)
-    assert torch.allclose(predict(on_features(erm.model_), f).logits, predict(erm.model_, bench.val).logits, atol=.02)
+    assert torch.allclose(predict(head_as_network(erm.model_), f).logits, predict(erm.model_, bench.val).logits, atol=.02)
     changed = torch.load(tmp_path/"f", weights_only=True)
     changed["values"][0] = 7
     torch.save(changed, tmp_path/"f")
-    assert pooled(erm.model_, bench.val, file=tmp_path/"f").values[0].eq(7).all(), "the file is what is used"
-    with pytest.raises(ValueError, match="f is stale: it was made from other weights"): pooled(create("small_cnn", 2), bench.val, file=tmp_path/"f")
-    with pytest.raises(ValueError, match="f is stale: it was made from other images"): pooled(erm.model_, bench.train, file=tmp_path/"f")
+    assert extract_features(erm.model_, bench.val, file=tmp_path/"f").values[0].eq(7).all(), "the file is what is used"
+    with pytest.raises(ValueError, match="f is stale: it was made from other weights"): extract_features(create_model("small_cnn", 2), bench.val, file=tmp_path/"f")
+    with pytest.raises(ValueError, match="f is stale: it was made from other images"): extract_features(erm.model_, bench.train, file=tmp_path/"f")
     (tmp_path/"f").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="is damaged or holds no features"): pooled(erm.model_, bench.val, file=tmp_path/"f")
+    with pytest.raises(ValueError, match="is damaged or holds no features"): extract_features(erm.model_, bench.val, file=tmp_path/"f")
 
 
 def test_a_new_head_leaves_the_rest(images, tmp_path):
     "Another head needs no new features; the network that came in and the layers below stay; the result is saved and loaded"
     bench, erm = images
     before = fingerprint(erm.model_)
-    m = LastLayer(device="cpu").fit(erm, bench, checkpoint=tmp_path)
+    m = LastLayerRetraining(device="cpu").fit(erm, bench, checkpoint=tmp_path)
     assert fingerprint(erm.model_) == before and fingerprint(m.model_.backbone, m.model_.neck) == fingerprint(erm.model_.backbone, erm.model_.neck)
     assert fingerprint(m.model_.head) != fingerprint(erm.model_.head) and sorted(p.name for p in tmp_path.iterdir()) == ["train", "val"]
-    assert pooled(m.model_, bench.val).values.equal(pooled(erm.model_, bench.val, file=tmp_path/"val").values)
-    save(m.model_, tmp_path/"net.pt")
+    assert extract_features(m.model_, bench.val).values.equal(extract_features(erm.model_, bench.val, file=tmp_path/"val").values)
+    save_model(m.model_, tmp_path/"net.pt")
     assert fingerprint(load_model(tmp_path/"net.pt")) == fingerprint(m.model_)
-    assert fingerprint(DFR(refits=2, device="cpu").fit(erm, bench).model_) == fingerprint(DFR(refits=2, device="cpu").fit(erm, bench).model_)
+    assert fingerprint(DFR(n_refits=2, device="cpu").fit(erm, bench).model_) == fingerprint(DFR(n_refits=2, device="cpu").fit(erm, bench).model_)
 
 
 def test_a_linear_probe_of_a_network_for_other_classes(images, tmp_path):
     bench, _ = images
-    other = create("small_cnn", 10)
-    other.fresh = False
-    probe = LastLayer(device="cpu").fit(other, bench)
+    other = create_model("small_cnn", 10)
+    other.untrained = False
+    probe = LastLayerRetraining(device="cpu").fit(other, bench)
     assert probe.model_.n_classes == 2 and predict(probe.model_, bench.val).logits.shape[1] == 2
-    save(probe.model_, tmp_path/"probe.pt")
+    save_model(probe.model_, tmp_path/"probe.pt")
     assert load_model(tmp_path/"probe.pt").n_classes == 2
     with pytest.raises(ValueError, match="a head for 10 classes, and noise has 2: fit LastLayer first"): AFR(device="cpu").fit(other, bench)
 
 
 def test_what_is_refused(bench, erm, images):
-    with pytest.raises(ValueError, match="DFR starts from a trained network, and this one still has random weights"): DFR().fit(create("small_cnn", 2), images[0])
+    with pytest.raises(ValueError, match="DFR starts from a trained network, and this one still has random weights"): DFR().fit(create_model("small_cnn", 2), images[0])
     with pytest.raises(ValueError, match="this ERM has not been fitted"): AFR().fit(ERM(), images[0])
     with pytest.raises(ValueError, match="AFR starts from a trained head"): AFR().fit(None, bench)
-    with pytest.raises(ValueError, match="LastLayer was given images and no network"): LastLayer().fit(None, images[0])
+    with pytest.raises(ValueError, match="LastLayer was given images and no network"): LastLayerRetraining().fit(None, images[0])
     with pytest.raises(ValueError, match="the head takes 256 features, and these rows have 12"): AFR().fit(images[1], bench)
     with pytest.raises(ValueError, match="no validation image of group 1: there is nothing to balance"): DFR().fit(None, Benchmark("b", bench.train, bench.val.subset(bench.val.groups != 1), {}))
-    with pytest.raises(ValueError, match="on='test' is not known"): LastLayer(on="test").fit(None, bench)
+    with pytest.raises(ValueError, match="on='test' is not known"): LastLayerRetraining(tune_on="test").fit(None, bench)
     with pytest.raises(ValueError, match="features must be floats"): Features.from_tensors(np.arange(6).reshape(3, 2), [0, 1, 0])
     with pytest.raises(ValueError, match="not finite as half floats"): Features.from_tensors(np.full((3, 2), 1e5), [0, 1, 0])
 
 
 def test_labels_seen_stand_in_the_repr():
-    for m, seen in ((LastLayer(), "'class labels'"), (LastLayer(balance="groups"), "groups of training"), (LastLayer(balance="groups", on="val"), "groups of validation"), (DFR(), "groups of validation"), (AFR(), "groups of validation to choose by"), (AFR(gammas=(4.,), pulls=(.01,)), "'class labels'"), (ERM(), "'class labels'")):
-        assert seen in repr(m) and m.sees in m._repr_markdown_()
+    for m, seen in ((LastLayerRetraining(), "'class labels'"), (LastLayerRetraining(balance="groups"), "groups of training"), (LastLayerRetraining(balance="groups", tune_on="val"), "groups of validation"), (DFR(), "groups of validation"), (AFR(), "groups of validation to choose by"), (AFR(gammas=(4.,), reg_strengths=(.01,)), "'class labels'"), (ERM(), "'class labels'")):
+        assert seen in repr(m) and m.labels_used in m._repr_markdown_()
 
 
 def test_the_training_loop_takes_features(bench):
     "A head on features is a network: ERM learns it by steps, too"
-    net = on_features(torch.nn.utils.skip_init(torch.nn.Linear, 12, 2))
+    net = head_as_network(torch.nn.utils.skip_init(torch.nn.Linear, 12, 2))
     for p in net.parameters(): p.data.zero_()
     m = ERM(epochs=2, lr=.1, device="cpu").fit(net, bench)
     assert evaluate(m.model_, bench.val).accuracy > .85

@@ -5,10 +5,11 @@ import pandas as pd
 import psutil
 import pytest
 
-from masktune.launch import main, reproduce, status, sweep
+from masktune.runs.cli import main
+from masktune.runs.sweep import reproduce, run_status, sweep
 from throwaway import WRITES, forked, notebook, until
 
-def states(root): return status(root).state.value_counts().to_dict()
+def states(root): return run_status(root).state.value_counts().to_dict()
 def alive(process): return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
@@ -33,7 +34,7 @@ def test_a_sweep_runs_all_and_one_that_fails_or_is_killed_stops_none(swept):
     assert [l[0] for l in lines] == list("01234")
     assert stands.state.tolist() == ["finished"]*3 + ["failed", "stopped"] and stands.note[3] == "three is refused"
     assert stands.given.tolist() == [f"method=ERM seed={s}" for s in range(5)] and stands.run.str.fullmatch("tiny-[0-9a-f]{16}").all()
-    assert status(tmp/"runs").set_index("run").state.to_dict() == stands.set_index("run").state.to_dict()
+    assert run_status(tmp/"runs").set_index("run").state.to_dict() == stands.set_index("run").state.to_dict()
     failed = tmp/"runs"/stands.run[3]
     assert "Traceback" in (failed/"tiny.ipynb").read_text() and not (failed/"metrics.parquet").exists()
 
@@ -52,7 +53,7 @@ def test_two_sweeps_at_once_share_what_is_left(swept, tmp_path, monkeypatch):
     two = [forked(sweep, nb, dict(seed=[0, 4, 4, 6, 7]), dict(method="ERM"), out=tmp/"runs", gpus=[4], threads=1, said=tmp_path/f"said{i}") for i in range(2)]
     for p in two: p.join(120)
     said = [(tmp_path/f"said{i}").read_text() for i in range(2)]
-    assert status(tmp/"runs").query("given != 'method=ERM seed=3'").state.tolist() == ["finished"]*6, said
+    assert run_status(tmp/"runs").query("given != 'method=ERM seed=3'").state.tolist() == ["finished"]*6, said
     assert sorted(f.name for f in tmp_path.glob("*.once")) == ["4.once", "6.once", "7.once"] and sum(s.count(": finished") for s in said) == 3
     assert all("4 runs in" in s and "1 of them finished, 3 to do" in s for s in said) and all(f.stat().st_mtime_ns == t for f, t in done.items())
 
@@ -114,9 +115,9 @@ def test_reproduce(swept, tmp_path, capsys):
         assert ("every number came out the same" in said) and (("not every" in said) is not same) and (same or "1 values differ" in said)
     (first/"metrics.parquet").write_bytes(kept.read_bytes()[:-100])
     with pytest.raises(ValueError, match=re.escape(f"{first}/metrics.parquet is damaged")): reproduce(first)
-    assert status([first]).state[0] == "damaged" and "metrics.parquet is not as it was written" in status([first]).note[0]
+    assert run_status([first]).state[0] == "damaged" and "metrics.parquet is not as it was written" in run_status([first]).note[0]
     (first/"metrics.parquet").write_bytes(kept.read_bytes())
-    with pytest.raises(ValueError, match="is not finished"): reproduce(tmp/"runs"/status(tmp/"runs").query("state == 'failed'").run.iloc[0])
+    with pytest.raises(ValueError, match="is not finished"): reproduce(tmp/"runs"/run_status(tmp/"runs").query("state == 'failed'").run.iloc[0])
     with pytest.raises(FileNotFoundError, match="there is no run in"): reproduce(tmp_path)
 
 
@@ -130,7 +131,7 @@ def test_thousands_of_runs_stand_in_seconds(tmp_path):
     assert time.monotonic() - start < 3
     (tmp_path/"a"/"tiny-7"/"run.json").write_text('{"experi')
     assert states(tmp_path) == dict(finished=999, waiting=1000, damaged=1)
-    with pytest.raises(FileNotFoundError, match="there are no runs in .*nowhere, which does not exist"): status(tmp_path/"nowhere")
+    with pytest.raises(FileNotFoundError, match="there are no runs in .*nowhere, which does not exist"): run_status(tmp_path/"nowhere")
 
 
 # the command

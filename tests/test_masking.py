@@ -4,7 +4,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masktune.masking import Augment, View, enlarge, hide, move, threshold
+from masktune.saliency.masking import apply_mask, relocate_masks, threshold_maps
+from masktune.saliency.masking import upsample_maps
+from masktune.training.augment import Augment, View
 
 maps = arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(2, 9), st.integers(2, 9)), elements=st.floats(0, 1, width=16))
 sizes = st.tuples(st.integers(9, 40), st.integers(9, 40))
@@ -22,8 +24,8 @@ def reference(heat, k, over):
 @settings(max_examples=200, deadline=None)
 def test_threshold_is_the_numpy_rule(m, size, k, over):
     m = torch.from_numpy(m.copy())
-    got = threshold(m, size, k, over).numpy()
-    for heat, mask in zip(enlarge(m, size).double().numpy(), got):
+    got = threshold_maps(m, size, k, over).numpy()
+    for heat, mask in zip(upsample_maps(m, size).double().numpy(), got):
         expected, margin = reference(heat, k, over)
         sure = margin > 1e-5      # float32 against float64 decides what lies on the threshold itself
         assert (mask == expected)[sure].all()
@@ -33,7 +35,7 @@ def test_threshold_is_the_numpy_rule(m, size, k, over):
 @settings(max_examples=100, deadline=None)
 def test_threshold_at_features(m, size, k, over):
     m = torch.from_numpy(m.copy())
-    got = threshold(m, size, k, over, at="features")
+    got = threshold_maps(m, size, k, over, threshold_at="features")
     for heat, mask in zip(m.double().numpy(), got.numpy()):
         expected, margin = reference(heat, k, over)
         if (margin < 1e-5).any(): continue
@@ -45,7 +47,7 @@ def test_threshold_at_features(m, size, k, over):
 @settings(max_examples=100, deadline=None)
 def test_top_hides_the_hottest(m, size, top):
     m = torch.from_numpy(m.copy())
-    heat, mask = enlarge(m, size), threshold(m, size, top=top)
+    heat, mask = upsample_maps(m, size), threshold_maps(m, size, top_fraction=top)
     for h, k in zip(heat, mask):
         assert k.sum() == min(round(top*h.numel()), int((h > 0).sum()))
         if k.any() and not k.all(): assert h[k].min() >= h[~k].max()
@@ -54,7 +56,7 @@ def test_top_hides_the_hottest(m, size, top):
 @given(arrays(bool, st.tuples(st.integers(1, 6), st.integers(2, 12), st.integers(2, 12))), st.integers(0, 99))
 @settings(max_examples=200, deadline=None)
 def test_a_moved_mask_keeps_its_shape(mask, seed):
-    moved = move(torch.from_numpy(mask.copy()), torch.Generator().manual_seed(seed)).numpy()
+    moved = relocate_masks(torch.from_numpy(mask.copy()), torch.Generator().manual_seed(seed)).numpy()
     def shape(m):
         ys, xs = np.nonzero(m)
         return m[ys.min():ys.max() + 1, xs.min():xs.max() + 1] if len(ys) else np.zeros((0, 0), bool)
@@ -77,7 +79,7 @@ def test_what_is_hidden_stays_hidden():
     picture[:, :, 5:12, 30:44] = 1.
     mask = picture[:, 0] == 1
     rough = Augment(scale=(.2, 1), degrees=90, shift=.3, pad=5)
-    seen = rough(hide(picture, mask).expand(1000, -1, -1, -1), torch.Generator().manual_seed(0))
+    seen = rough(apply_mask(picture, mask).expand(1000, -1, -1, -1), torch.Generator().manual_seed(0))
     assert seen.max() <= .3 + 1e-6
     bare = rough(picture.expand(1000, -1, -1, -1), torch.Generator().manual_seed(0))
     assert (bare.amax((1, 2, 3)) > .9).float().mean() > .5, "without the mask it does show"

@@ -11,15 +11,17 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-from masktune.data import Split
-from masktune.masking import View
-from masktune.models import create, wrap
-from masktune.saliency import cam, compute_maps
+from masktune.data.split import Split
+from masktune.models.wrap import wrap
+from masktune.models.zoo import create_model
+from masktune.saliency.cam import cam
+from masktune.saliency.maps import compute_maps
+from masktune.training.augment import View
 
 ORACLES = {"gradcam": "GradCAM", "xgradcam": "XGradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM"}
 FAMILIES = {   # how to make it, size of the image, and the layer that ends its features
-    "small_cnn": (lambda: create("small_cnn", 10), 28, lambda n: n.backbone),
-    "resnet32": (lambda: create("resnet32", 10), 32, lambda n: n.backbone),
+    "small_cnn": (lambda: create_model("small_cnn", 10), 28, lambda n: n.backbone),
+    "resnet32": (lambda: create_model("resnet32", 10), 32, lambda n: n.backbone),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), 96, lambda n: n.layer4[-1]),
     "vgg_bn": (lambda: small_vgg(), 64, lambda n: n.features[-2]),
     "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), 64, None),
@@ -224,7 +226,7 @@ def test_masks_of_a_view_lie_where_the_view_was():
     image[:, :, 30:42, 60:72] = 255
     split = Split.from_tensors(image, [0])
     maps = compute_maps(net, split, view=View(crop=56, resize=64))
-    hidden = maps.masks(top=.1)[torch.tensor([0])][0]
+    hidden = maps.masks(top_fraction=.1)[torch.tensor([0])][0]
     assert maps.box == view_box(80, 100) and hidden.shape == (80, 100)
     assert hidden[30:42, 60:72].float().mean() > .9 and hidden.sum() < 4*144
 

@@ -5,12 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from interrupted import Interrupted, Stop
-from masktune.core import fingerprint
-from masktune.data import Benchmark, Split
-from masktune.glyphs import glyphs
-from masktune.metrics import Predictions
-from masktune.models import create
-from masktune.selective import Answers, DeepGamblers, SelectiveNet, SelfAdaptiveTraining, answers, gamblers_loss, risk_coverage, sat_loss, selective_loss, with_abstention
+from masktune.core.files import fingerprint
+from masktune.data.benchmark import Benchmark
+from masktune.data.glyphs import make_glyphs
+from masktune.data.split import Split
+from masktune.evaluation.metrics import Predictions
+from masktune.evaluation.selective import ScoredPredictions, risk_coverage
+from masktune.evaluation.selective import selective_scores
+from masktune.methods.abstaining import DeepGamblers, SelectiveNet, SelfAdaptiveTraining
+from masktune.methods.abstaining import add_abstention, gamblers_loss, sat_loss
+from masktune.methods.abstaining import selective_loss
+from masktune.models.zoo import create_model
 
 
 def says(probabilities, labels): return Predictions(torch.tensor(probabilities).log(), torch.tensor(labels))
@@ -18,25 +23,25 @@ def says(probabilities, labels): return Predictions(torch.tensor(probabilities).
 
 def test_joint_answers_by_hand():
     first, second = says([[.9, .1], [.6, .4], [.3, .7]], [0, 0, 0]), says([[.8, .2], [.2, .8], [.1, .9]], [0, 0, 0])
-    product = answers(first, second)
+    product = selective_scores(first, second)
     assert torch.allclose(product.score, torch.tensor([.72, .32, .63]).double(), atol=1e-6) and product.predicted.tolist() == [0, 1, 1]
-    assert torch.allclose(answers(first, second, by="mean").score, torch.tensor([.85, .6, .8]).double(), atol=1e-6)
-    agree = answers(first, second, by="agreement")
+    assert torch.allclose(selective_scores(first, second, scoring="mean").score, torch.tensor([.85, .6, .8]).double(), atol=1e-6)
+    agree = selective_scores(first, second, scoring="agreement")
     assert agree.predicted.tolist() == [0, 0, 1] and (agree.score > .5).tolist() == [True, False, True]
-    assert torch.allclose(answers(first).score, torch.tensor([.9, .6, .7]).double(), atol=1e-6)
+    assert torch.allclose(selective_scores(first).score, torch.tensor([.9, .6, .7]).double(), atol=1e-6)
     assert product.wrong.tolist() == [False, True, True]
 
 
 def test_risk_coverage_by_hand():
-    a = Answers(torch.tensor([.9, .8, .7, .6, .5]).double(), torch.tensor([0, 0, 0, 0, 0]), torch.tensor([0, 0, 1, 0, 1]))
+    a = ScoredPredictions(torch.tensor([.9, .8, .7, .6, .5]).double(), torch.tensor([0, 0, 0, 0, 0]), torch.tensor([0, 0, 1, 0, 1]))
     r = risk_coverage(a, coverages=(1, .8, .4))
     assert r.table.error.tolist() == [.4, .25, 0.] and r.table.reached.tolist() == [1, .8, .4]
     assert torch.allclose(r.curve, torch.tensor([0, 0, 1/3, 1/4, 2/5]).double()) and abs(r.aurc - (1/3 + 1/4 + 2/5)/5) < 1e-12
 
 
 def test_thresholds_come_from_validation_and_the_reached_coverage_is_told():
-    test = Answers(torch.linspace(0, 1, 101, dtype=torch.float64), torch.zeros(101).long(), torch.zeros(101).long())
-    val = Answers(torch.linspace(0, 2, 101, dtype=torch.float64), torch.zeros(101).long(), torch.zeros(101).long())
+    test = ScoredPredictions(torch.linspace(0, 1, 101, dtype=torch.float64), torch.zeros(101).long(), torch.zeros(101).long())
+    val = ScoredPredictions(torch.linspace(0, 2, 101, dtype=torch.float64), torch.zeros(101).long(), torch.zeros(101).long())
     r = risk_coverage(test, val, coverages=(.8, 1))
     assert r.table.threshold[0] == val.score.sort(descending=True).values[80].item() and abs(r.table.reached[0] - (test.score >= val.score[20]).double().mean()) < 1e-9 and .55 < r.table.reached[0] < .65
     assert r.table.reached[1] == 1, "full coverage answers everything, whatever validation held"
@@ -44,14 +49,14 @@ def test_thresholds_come_from_validation_and_the_reached_coverage_is_told():
 
 
 def test_equal_scores_count_as_if_in_random_order():
-    a = Answers(torch.tensor([1., 0, 0, 0]).double(), torch.zeros(4).long(), torch.tensor([0, 1, 0, 0]))
-    b = Answers(torch.tensor([1., 0, 0, 0]).double(), torch.zeros(4).long(), torch.tensor([0, 0, 0, 1]))
+    a = ScoredPredictions(torch.tensor([1., 0, 0, 0]).double(), torch.zeros(4).long(), torch.tensor([0, 1, 0, 0]))
+    b = ScoredPredictions(torch.tensor([1., 0, 0, 0]).double(), torch.zeros(4).long(), torch.tensor([0, 0, 0, 1]))
     assert risk_coverage(a).curve.equal(risk_coverage(b).curve) and torch.allclose(risk_coverage(a).curve, torch.tensor([0, 1/6, 2/9, 1/4]).double())
 
 
 def test_the_intervals_are_those_of_a_plain_bootstrap():
     g = torch.Generator().manual_seed(0)
-    a = Answers(torch.rand(400, generator=g).double(), torch.zeros(400).long(), (torch.rand(400, generator=g) < .2).long())
+    a = ScoredPredictions(torch.rand(400, generator=g).double(), torch.zeros(400).long(), (torch.rand(400, generator=g) < .2).long())
     r, draw = risk_coverage(a, coverages=(.7,), n_boot=4000).table.iloc[0], np.random.default_rng(1)
     score, wrong = a.score.numpy(), a.wrong.numpy()
     errors = []
@@ -75,11 +80,11 @@ def test_losses_by_hand():
 
 
 def test_one_more_output_leaves_the_others_as_they_were():
-    net = create("small_cnn", 2)
+    net = create_model("small_cnn", 2)
     x = torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     net.eval()
     before = net(x)
-    assert with_abstention(net, 0)(x)[:, :2].allclose(before) and net.n_classes == 3
+    assert add_abstention(net, 0)(x)[:, :2].allclose(before) and net.n_classes == 3
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +100,20 @@ def half_random():
 
 @pytest.mark.parametrize("payoff", [1., 2.2])
 def test_a_payoff_that_makes_no_sense_is_refused(payoff):
-    with pytest.raises(ValueError, match="one of 2 classes must pay more than 1"): DeepGamblers(payoff=payoff).fit(create("small_cnn", 2), glyphs(n=80))
+    with pytest.raises(ValueError, match="one of 2 classes must pay more than 1"): DeepGamblers(reward=payoff).fit(create_model("small_cnn", 2), make_glyphs(n=80))
 
 
-@pytest.mark.parametrize("make", [lambda **kw: DeepGamblers(payoff=1.4, **kw), lambda **kw: SelfAdaptiveTraining(pretrain=1, **kw), lambda **kw: SelectiveNet(coverage=.5, **kw)], ids=["gamblers", "sat", "selectivenet"])
+@pytest.mark.parametrize("make", [lambda **kw: DeepGamblers(reward=1.4, **kw), lambda **kw: SelfAdaptiveTraining(pretrain=1, **kw), lambda **kw: SelectiveNet(coverage=.5, **kw)], ids=["gamblers", "sat", "selectivenet"])
 def test_abstention_is_learnt_where_labels_are_a_coin(half_random, make, tmp_path):
     bench, hard = half_random
-    start = create("small_cnn", 2)
+    start = create_model("small_cnn", 2)
     before = fingerprint(start)
     common = dict(epochs=8, batch_size=50, lr=.02, device="cpu")
     m = make(**common).fit(start, bench)
     said = m.answers(bench.tests["test"])
     assert said.score[~hard].median() > said.score[hard].median(), "it hesitates where nothing can be known"
     assert risk_coverage(said, coverages=(.5,)).table.error[0] < .15
-    assert fingerprint(start) == before and not m.model_.fresh
+    assert fingerprint(start) == before and not m.model_.untrained
 
     whole = make(**common | dict(epochs=2), augment=Interrupted()).fit(start, bench)
     with pytest.raises(Stop): make(**common | dict(epochs=2), augment=Interrupted(12)).fit(start, bench, checkpoint=tmp_path)
@@ -117,8 +122,8 @@ def test_abstention_is_learnt_where_labels_are_a_coin(half_random, make, tmp_pat
 
 def test_what_is_refused():
     first = says([[.9, .1]], [0])
-    with pytest.raises(ValueError, match="needs the predictions of two networks"): answers(first, by="product")
-    with pytest.raises(ValueError, match="by='produkt' is not known. Did you mean 'product'"): answers(first, first, by="produkt")
-    with pytest.raises(ValueError, match="different images"): answers(first, says([[.9, .1]], [1]))
-    with pytest.raises(ValueError, match="no labels"): answers(Predictions(torch.zeros(1, 2)))
+    with pytest.raises(ValueError, match="needs the predictions of two networks"): selective_scores(first, scoring="product")
+    with pytest.raises(ValueError, match="by='produkt' is not known. Did you mean 'product'"): selective_scores(first, first, scoring="produkt")
+    with pytest.raises(ValueError, match="different images"): selective_scores(first, says([[.9, .1]], [1]))
+    with pytest.raises(ValueError, match="no labels"): selective_scores(Predictions(torch.zeros(1, 2)))
     with pytest.raises(ValueError, match="must be a share"): risk_coverage(first, coverages=(95,))

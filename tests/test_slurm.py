@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from masktune.launch import status, sweep
+from masktune.runs.sweep import run_status, sweep
 from throwaway import WRITES, notebook, until
 
 CONF = """ClusterName=test
@@ -84,7 +84,7 @@ while seed == 2 and len(open(tries).read()) < 2: time.sleep(.1)
 if seed == 1: raise ValueError('one is refused')
 print(seed, os.environ['OMP_NUM_THREADS'], os.environ['SLURM_ARRAY_TASK_ID'])"""
     nb, home = notebook(tmp_path/"tiny.ipynb", waits, WRITES), tmp_path/"runs"
-    def state(): return status(home).set_index("given").state.to_dict()
+    def state(): return run_status(home).set_index("given").state.to_dict()
     stands = sweep(nb, dict(seed=[0, 1, 2]), out=home, on="slurm", workers=2, threads=1, slurm=dict(timeout_min=10))
     jobs = [(home/r/"slurm.json").read_text() for r in stands.run]
     assert set(stands.state) <= {"queued", "running"} and len({j.split("_")[0] for j in jobs}) == 1 and len(set(jobs)) == 3     # one array

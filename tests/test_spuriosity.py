@@ -7,18 +7,25 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from masktune.core import fingerprint, rng
-from masktune.data import Benchmark, Split
-from masktune.heads import Features, head_of, pooled
-from masktune.metrics import Predictions, predict
-from masktune.models import Network, create
-from masktune.spuriosity import Annotations, Ranking, SpuriosityRanking, ask, candidates, feature_maps, important, separating, spuriosity, spurious_gap
-from masktune.training import ERM
+from masktune.core.files import fingerprint
+from masktune.core.random import make_generator
+from masktune.data.benchmark import Benchmark
+from masktune.data.split import Split
+from masktune.evaluation.metrics import Predictions, predict
+from masktune.methods.annotations import Annotations, annotate, candidate_features
+from masktune.methods.annotations import group_separating_features, top_features
+from masktune.methods.erm import ERM
+from masktune.methods.heads import Features, extract_features, linear_from_weights
+from masktune.methods.spuriosity import Ranking, SpuriosityRanking, spuriosity_scores
+from masktune.methods.spuriosity import spurious_gap
+from masktune.models.network import Network
+from masktune.models.zoo import create_model
+from masktune.plots.sheets import feature_maps
 
 
 def noisy(n, purpose, lies=.05):
     "Dim noise with a square of random strength, red for class 0 and green for class 1, and a weak stripe that tells the truth"
-    g = rng(0, "noisy", purpose)
+    g = make_generator(0, "noisy", purpose)
     x, y = torch.randint(20, (n, 3, 16, 16), generator=g), torch.arange(n) % 2
     strength = torch.rand(n, generator=g)
     strength = torch.where(torch.rand(n, generator=g) < lies, -strength, strength)
@@ -57,21 +64,21 @@ def test_scores_are_z_scores_within_the_class():
     values = torch.tensor([[1., 0], [3, 0], [5, 9], [100, 1], [300, 2], [200, 3]])
     f = Features.from_tensors(values, [0, 0, 0, 1, 1, 1])
     z = (3/2)**.5
-    assert spuriosity(f, {0: [0], 1: [0]}).allclose(torch.tensor([-z, 0, z, -z, z, 0]), atol=1e-4)
-    both = spuriosity(f, {1: [0, 1]})
+    assert spuriosity_scores(f, {0: [0], 1: [0]}).allclose(torch.tensor([-z, 0, z, -z, z, 0]), atol=1e-4)
+    both = spuriosity_scores(f, {1: [0, 1]})
     assert both[:3].isnan().all() and both[3:].allclose(torch.tensor([-z, z/2, z/2]), atol=1e-4)
 
 
 def test_importance_is_mean_activation_times_weight_over_all_images_of_the_class():
     f = Features.from_tensors(torch.tensor([[1., 5, 0], [3, 5, 0], [0, 0, 8]]), [0, 0, 1], class_names=["a", "b"])
-    table = important(f, head_of(torch.tensor([[4., 1, 9], [1, 1, -1]]), torch.zeros(2)), top=2)
+    table = top_features(f, linear_from_weights(torch.tensor([[4., 1, 9], [1, 1, -1]]), torch.zeros(2)), top=2)
     assert table.values.tolist() == [["a", 0, 8.], ["a", 1, 5.], ["b", 0, 0.], ["b", 1, 0.]]
 
 
 def test_the_gap_is_between_the_real_ends():
     "1,500 images of a class, more than the 1,000 that the released code keeps: right above the middle, wrong below"
     n = 1500
-    score = torch.randperm(n, generator=rng(0, "score")).float()
+    score = torch.randperm(n, generator=make_generator(0, "score")).float()
     split = Features.from_tensors(torch.zeros(n, 1), torch.zeros(n, dtype=torch.long), class_names=["a", "b"])
     logits = torch.stack([(score > 700).float(), torch.full((n,), .5)], 1)
     ranking = Ranking(score, split, {0: [0]})
@@ -82,13 +89,13 @@ def test_the_gap_is_between_the_real_ends():
 
 
 def test_features_are_chosen_by_groups():
-    g = rng(0, "separating")
+    g = make_generator(0, "separating")
     group = (torch.arange(200) % 10 == 0).long()
     values = torch.stack([1. - group, group.float(), torch.rand(200, generator=g)], 1)
     f = Features.from_tensors(values, torch.zeros(200, dtype=torch.long), group)
     table = pd.DataFrame({"class": ["0"]*3, "feature": [0, 1, 2]})
-    assert separating(f, table) == {0: [0]}
-    with pytest.raises(ValueError, match="no groups to choose"): separating(Features.from_tensors(values, group), table)
+    assert group_separating_features(f, table) == {0: [0]}
+    with pytest.raises(ValueError, match="no groups to choose"): group_separating_features(Features.from_tensors(values, group), table)
 
 
 def test_tuning_on_the_least_spurious_helps_where_the_cue_lies(planted):
@@ -115,7 +122,7 @@ def test_it_stops_when_the_gap_is_small(planted):
 def test_which_images_are_tuned_on(planted):
     bench, _, net = planted
     m = SpuriosityRanking(spurious={"a": [4], "b": [22, 21]}, n=7, epochs=0).fit(net, bench)
-    rows = pooled(net, bench.train)
+    rows = extract_features(net, bench.train)
     assert m._chosen(net.head, rows).tolist() == torch.cat([m.ranking_.order(k)[-7:] for k in (0, 1)]).tolist()
     m.images = "misclassified"
     wrong = m._chosen(net.head, rows)
@@ -137,7 +144,7 @@ def test_another_encoder_ranks(planted):
 
 def test_answers_survive_a_file_and_a_broken_one_is_refused(planted, tmp_path):
     bench, _, net = planted
-    answers, file = candidates(net, bench.train), tmp_path/"answers.json"
+    answers, file = candidate_features(net, bench.train), tmp_path/"answers.json"
     assert answers.spurious == {} and {c: len(fs) for c, fs in answers.asked.items()} == {"a": 5, "b": 5}
     first = next(iter(answers.asked["a"]))
     answers.mark("a", first).save(file)
@@ -157,8 +164,8 @@ def test_answers_survive_a_file_and_a_broken_one_is_refused(planted, tmp_path):
 def test_a_click_is_an_answer(planted, tmp_path):
     ipywidgets = pytest.importorskip("ipywidgets")
     bench, _, net = planted
-    answers = candidates(net, bench.val, top=2)
-    form = ask(net, bench.val, answers, tmp_path/"clicked.json")
+    answers = candidate_features(net, bench.val, top=2)
+    form = annotate(net, bench.val, answers, tmp_path/"clicked.json")
     boxes = [c for c in form.children if isinstance(c, ipywidgets.Checkbox)]
     assert len(boxes) == 4 and sum(isinstance(c, ipywidgets.Image) for c in form.children) == 2
     boxes[2].value = True
@@ -180,5 +187,5 @@ def test_it_refuses_what_it_cannot_do(planted):
                        (dict(spurious={"z": [1]}), "class='z' is not known"), (dict(spurious=Annotations({"a": {1: True}}, "another")), "features of another network"), (dict(spurious="groups", images="best"), "images='best'")):
         with pytest.raises(ValueError, match=said): SpuriosityRanking(**make).fit(net, bench)
     with pytest.raises(ValueError, match="needs a network to look through"): SpuriosityRanking(spurious="groups").rank(bench)
-    with pytest.raises(ValueError, match="still has random weights"): SpuriosityRanking(spurious="groups").fit(create("small_cnn", 2), bench)
-    assert "groups of training" in repr(SpuriosityRanking(spurious="groups").sees)
+    with pytest.raises(ValueError, match="still has random weights"): SpuriosityRanking(spurious="groups").fit(create_model("small_cnn", 2), bench)
+    assert "groups of training" in repr(SpuriosityRanking(spurious="groups").labels_used)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from masktune.core import turns
-from masktune.metrics import evaluate, predict
-from masktune.models import create, wrap
-from masktune.saliency import compute_maps
-from masktune.training import ERM
+from masktune.core.distributed import rank_and_world_size
+from masktune.evaluation.metrics import evaluate, predict
+from masktune.methods.erm import ERM
+from masktune.models.wrap import wrap
+from masktune.models.zoo import create_model
+from masktune.saliency.maps import compute_maps
 from test_training import bench
 
 
@@ -26,11 +27,11 @@ def plain_net():
 
 def work(out):
     "What is compared; runs alone or in a team"
-    data, given = bench(330), create("small_cnn", 2)
+    data, given = bench(330), create_model("small_cnn", 2)
     maps, said = compute_maps(given, data.train, batch_size=50, file=f"{out}/maps"), predict(given, data.train, batch_size=50)
     fits = {name: ERM(epochs=3, lr=.05, batch_size=64, device="cpu").fit(net, data) for name, net in (("plain", plain_net()), ("batch norm", given))}
-    if turns()[0] == 0:
-        torch.save(dict(maps=maps.values, correct=maps.correct, logits=said.logits, accuracy=evaluate(given, data.train, batch_size=50).accuracy if turns()[1] == 1 else said.accuracy,
+    if rank_and_world_size()[0] == 0:
+        torch.save(dict(maps=maps.values, correct=maps.correct, logits=said.logits, accuracy=evaluate(given, data.train, batch_size=50).accuracy if rank_and_world_size()[1] == 1 else said.accuracy,
                         weights={n: m.last_.state_dict() for n, m in fits.items()}, history={n: m.history_.to_dict("list") for n, m in fits.items()}), f"{out}/result")
 
 
