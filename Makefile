@@ -6,7 +6,7 @@ endif
 SYSTEM_PYTHON ?= python3
 SCRIPTS = $$($(PYTHON) -c "import sysconfig; print(sysconfig.get_path('scripts'))")
 
-PAGES = $(or $(NB),$(wildcard nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb))
+PAGES = $(or $(NB),$(wildcard nbs/*/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb))
 
 .PHONY: help demo test test-all check check-docs lab notebooks readme docs bench clean
 
@@ -35,7 +35,7 @@ check-docs: $(READY) ## every page is whole: outputs, links, alt texts, sidebar,
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(PYTHON) -m jupyterlab nbs
 
-notebooks: $(READY) ## export the library, run its pages in place (one: NB=nbs/07_training.ipynb), note what ran, clean them
+notebooks: $(READY) ## export the library, run its pages in place (one: NB=nbs/training/00_loop.ipynb), note what ran, clean them
 	$(SCRIPTS)/nbdev_export
 	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=1800 $(PAGES)
 	$(PYTHON) tests/docs.py stamp $(PAGES)

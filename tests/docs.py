@@ -4,6 +4,7 @@ python tests/docs.py                       say what is wrong
 python tests/docs.py stamp PAGE...         note in each page, right after it ran and before nbdev_clean, which code it ran
 python tests/docs.py stamp --as-is PAGE... the same without asking for execution counts: for a page whose outputs are known to be of this code
 """
+
 import ast, builtins, contextlib, dataclasses, hashlib, importlib, inspect, io, keyword, re, sys, tokenize
 from pathlib import Path
 
@@ -14,25 +15,47 @@ ROOT = Path(__file__).parents[1]
 
 def pages(root=ROOT) -> list:
     "All notebooks of the site"
-    return sorted(p for p in (root/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    return sorted(
+        p
+        for p in (root / "nbs").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in p.parts
+    )
 
 
 # --- the code that ran -------------------------------------------------------------------------------------------------
 
+
 def code_hash(nb) -> str:
     "16 digits for what a page runs: all its code cells, without the directives that only say how they are shown"
-    code = ["\n".join(line.rstrip() for line in c.source.splitlines() if not line.startswith("#|")) for c in nb.cells if c.cell_type == "code"]
-    return hashlib.sha256("\0".join(filter(str.strip, code)).encode()).hexdigest()[:16]
+    code = [
+        "\n".join(
+            line.rstrip()
+            for line in c.source.splitlines()
+            if not line.startswith("#|")
+        )
+        for c in nb.cells
+        if c.cell_type == "code"
+    ]
+    return hashlib.sha256("\0".join(filter(str.strip, code)).encode()).hexdigest()[
+        :16
+    ]
 
 
-def _counts(nb): return [c.execution_count for c in nb.cells if c.cell_type == "code" and c.source.strip()]
+def _counts(nb):
+    return [
+        c.execution_count
+        for c in nb.cells
+        if c.cell_type == "code" and c.source.strip()
+    ]
 
 
 def stamp(page, as_is=False):
     "Keep the hash of a page's code in its metadata, which nbdev_clean leaves there (`allowed_metadata_keys` in settings.ini)"
     nb = nbformat.read(page, 4)
     if not as_is and _counts(nb) != list(range(1, len(_counts(nb)) + 1)):
-        raise ValueError(f"{page} has not just been run from top to bottom: run it (make notebooks NB={page}), and stamp it before nbdev_clean takes the execution counts away.")
+        raise ValueError(
+            f"{page} has not just been run from top to bottom: run it (make notebooks NB={page}), and stamp it before nbdev_clean takes the execution counts away."
+        )
     nb.metadata["ran"] = code_hash(nb)
     nbformat.write(nb, page)
 
@@ -40,34 +63,94 @@ def stamp(page, as_is=False):
 def stale(nb) -> list:
     "Whether the outputs are those of the code"
     kept = nb.metadata.get("ran")
-    if kept is None: return ["no note of which code was run: run it with `make notebooks NB=...`"]
-    return [] if kept == code_hash(nb) else ["its code has changed since it ran: run it with `make notebooks NB=...`"]
+    if kept is None:
+        return [
+            "no note of which code was run: run it with `make notebooks NB=...`"
+        ]
+    return (
+        []
+        if kept == code_hash(nb)
+        else [
+            "its code has changed since it ran: run it with `make notebooks NB=...`"
+        ]
+    )
 
 
 # --- what is shown -----------------------------------------------------------------------------------------------------
 
+
 def title(nb) -> list:
     first = nb.cells[0].source if nb.cells else ""
-    return [] if re.match(r"# \S.*\n+> \S", first) else ["the first cell must be '# title' and '> description'"]
+    return (
+        []
+        if re.match(r"# \S.*\n+> \S", first)
+        else ["the first cell must be '# title' and '> description'"]
+    )
 
 
-SILENT = {"rmtree", "save", "mark", "mkdir", "touch", "unlink", "write_text", "write_bytes", "append", "update", "set_size_inches", "to_csv", "to_parquet", "savefig", "zero_grad", "step", "backward",
-          "zero_", "train", "run", "main", "filterwarnings"}     # what such calls return is of no interest
+SILENT = {
+    "rmtree",
+    "save",
+    "mark",
+    "mkdir",
+    "touch",
+    "unlink",
+    "write_text",
+    "write_bytes",
+    "append",
+    "update",
+    "set_size_inches",
+    "to_csv",
+    "to_parquet",
+    "savefig",
+    "zero_grad",
+    "step",
+    "backward",
+    "zero_",
+    "train",
+    "run",
+    "main",
+    "filterwarnings",
+}  # what such calls return is of no interest
 
 
 def _silent(call, page):
     "Whether a call returns nothing, as far as its name and the functions of its page tell"
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    own = [f for f in ast.walk(page) if isinstance(f, ast.FunctionDef) and f.name == name]
-    given = [n.value for f in own for n in ast.walk(f) if isinstance(n, ast.Return) and n.value and n.value is not call]
-    return name in SILENT or bool(own) and all(isinstance(v, ast.Call) and _silent(v, page) for v in given)
+    name = (
+        call.func.attr
+        if isinstance(call.func, ast.Attribute)
+        else getattr(call.func, "id", "")
+    )
+    own = [
+        f
+        for f in ast.walk(page)
+        if isinstance(f, ast.FunctionDef) and f.name == name
+    ]
+    given = [
+        n.value
+        for f in own
+        for n in ast.walk(f)
+        if isinstance(n, ast.Return) and n.value and n.value is not call
+    ]
+    return (
+        name in SILENT
+        or bool(own)
+        and all(isinstance(v, ast.Call) and _silent(v, page) for v in given)
+    )
 
 
 def ends_in_value(source, page=ast.Module([], [])) -> bool:
     "Whether a cell's last line is a value, or a call that returns one; `page`: the parsed code of the whole page"
-    try: body = ast.parse(source).body
-    except SyntaxError: return False
-    if not body or not isinstance(body[-1], ast.Expr) or source.rstrip().endswith(";"): return False
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False
+    if (
+        not body
+        or not isinstance(body[-1], ast.Expr)
+        or source.rstrip().endswith(";")
+    ):
+        return False
     value = body[-1].value
     parts = value.elts if isinstance(value, ast.Tuple) else [value]
     return not all(isinstance(p, ast.Call) and _silent(p, page) for p in parts)
@@ -76,24 +159,61 @@ def ends_in_value(source, page=ast.Module([], [])) -> bool:
 def outputs(nb) -> list:
     "Every value shown, every figure described, no error, no warning, nothing that only a machine can read"
     found, page = [], ast.parse("")
-    with contextlib.suppress(SyntaxError): page = ast.parse(_code(nb))
+    with contextlib.suppress(SyntaxError):
+        page = ast.parse(_code(nb))
     for c in nb.cells:
-        if c.cell_type != "code": continue
-        about = next((l for l in reversed(c.source.splitlines()) if l.strip()), "")[:80]
-        if ends_in_value(c.source, page) and not c.outputs and "#| eval: false" not in c.source: found.append(f"ends in a value and shows none: {about}")
+        if c.cell_type != "code":
+            continue
+        about = next((l for l in reversed(c.source.splitlines()) if l.strip()), "")[
+            :80
+        ]
+        if (
+            ends_in_value(c.source, page)
+            and not c.outputs
+            and "#| eval: false" not in c.source
+        ):
+            found.append(f"ends in a value and shows none: {about}")
         for o in c.outputs:
-            text = o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "a value")
-            if o.output_type == "error": found.append(f"an error: {o.ename}: {o.evalue[:200]}")
-            elif o.output_type == "stream" and o.name == "stderr": found.append(f"a warning, or progress left behind: {text.strip()[:200]}")
-            elif not text.strip(): found.append(f"an empty output: {about}")
-            elif re.search(r"<[\w.]+( object)? at 0x[0-9a-f]+>", text) and not {"text/markdown", "text/html", "image/png"} & set(o.get("data", {})): found.append(f"shows an address in memory, {text.strip()[:80]}: {about}")
-            if "image/png" in o.get("data", {}) and not re.search(r"^#\| fig-alt: ['\"]?\S", c.source, re.M): found.append(f"a figure without an alt text (#| fig-alt: ...): {about}")
-    for alt, target in [m for c in nb.cells if c.cell_type == "markdown" for m in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", c.source)]:
-        if not alt.strip(): found.append(f"a picture without an alt text: {target}")
+            text = (
+                o.text
+                if o.output_type == "stream"
+                else o.get("data", {}).get("text/plain", "a value")
+            )
+            if o.output_type == "error":
+                found.append(f"an error: {o.ename}: {o.evalue[:200]}")
+            elif o.output_type == "stream" and o.name == "stderr":
+                found.append(
+                    f"a warning, or progress left behind: {text.strip()[:200]}"
+                )
+            elif not text.strip():
+                found.append(f"an empty output: {about}")
+            elif re.search(r"<[\w.]+( object)? at 0x[0-9a-f]+>", text) and not {
+                "text/markdown",
+                "text/html",
+                "image/png",
+            } & set(o.get("data", {})):
+                found.append(
+                    f"shows an address in memory, {text.strip()[:80]}: {about}"
+                )
+            if "image/png" in o.get("data", {}) and not re.search(
+                r"^#\| fig-alt: ['\"]?\S", c.source, re.M
+            ):
+                found.append(
+                    f"a figure without an alt text (#| fig-alt: ...): {about}"
+                )
+    for alt, target in [
+        m
+        for c in nb.cells
+        if c.cell_type == "markdown"
+        for m in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", c.source)
+    ]:
+        if not alt.strip():
+            found.append(f"a picture without an alt text: {target}")
     return found
 
 
 # --- links -------------------------------------------------------------------------------------------------------------
+
 
 def anchors(markdown) -> set:
     "The anchors of the headings, as Quarto and GitHub make them; those written by hand as {#name} too"
@@ -102,14 +222,32 @@ def anchors(markdown) -> set:
         if m := re.match(r"#{1,6} +(.*)", line):
             text = re.sub(r"\{#([\w-]+)\}", "", m[1]).strip().lower()
             text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
-            found |= {re.sub(r"^[^a-z]+", "", re.sub(r"[^\w\-. ]", "", text).replace(" ", "-")), re.sub(r"[^\w\- ]", "", text).replace(" ", "-")}
+            found |= {
+                re.sub(
+                    r"^[^a-z]+",
+                    "",
+                    re.sub(r"[^\w\-. ]", "", text).replace(" ", "-"),
+                ),
+                re.sub(r"[^\w\- ]", "", text).replace(" ", "-"),
+            }
             found |= set(re.findall(r"\{#([\w-]+)\}", m[1]))
     return found
 
 
-def _without_code(markdown): return re.sub(r"^ *```.*?^ *```", "", markdown, flags=re.M | re.S)
-def _prose(nb): return "\n\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
-def _text(path): return _prose(nbformat.read(path, 4)) if path.suffix == ".ipynb" else path.read_text()
+def _without_code(markdown):
+    return re.sub(r"^ *```.*?^ *```", "", markdown, flags=re.M | re.S)
+
+
+def _prose(nb):
+    return "\n\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+
+
+def _text(path):
+    return (
+        _prose(nbformat.read(path, 4))
+        if path.suffix == ".ipynb"
+        else path.read_text()
+    )
 
 
 def links(page, text=None) -> list:
@@ -117,23 +255,36 @@ def links(page, text=None) -> list:
     page, found = Path(page), []
     text = _text(page) if text is None else text
     prose = re.sub(r"`[^`\n]*`", "``", _without_code(text))
-    for target in re.findall(r"\]\(([^()\s]+)(?: \"[^\"]*\")?\)", prose) + re.findall(r"(?:href|src)=[\"']([^\"']+)[\"']", prose):
-        if re.match(r"[a-z][a-z+.-]*:", target): continue
+    for target in re.findall(
+        r"\]\(([^()\s]+)(?: \"[^\"]*\")?\)", prose
+    ) + re.findall(r"(?:href|src)=[\"']([^\"']+)[\"']", prose):
+        if re.match(r"[a-z][a-z+.-]*:", target):
+            continue
         file, _, anchor = target.partition("#")
-        where = (page.parent/file).resolve() if file else page
-        if not where.exists(): found.append(f"links to {target}, and there is no {where.name} there")
-        elif anchor and anchor not in anchors(text if where == page else _text(where)): found.append(f"links to {target}, and {where.name} has no heading of that name")
+        where = (page.parent / file).resolve() if file else page
+        if not where.exists():
+            found.append(f"links to {target}, and there is no {where.name} there")
+        elif anchor and anchor not in anchors(
+            text if where == page else _text(where)
+        ):
+            found.append(
+                f"links to {target}, and {where.name} has no heading of that name"
+            )
     return found
 
 
 # --- names -------------------------------------------------------------------------------------------------------------
 
+
 def exports() -> dict:
     "name -> what it is, for every public name of every module"
     found = {}
-    for file in sorted((ROOT/"masktune").glob("[a-z]*.py")):
-        if file.stem == "all": continue
-        module = importlib.import_module(f"masktune.{file.stem}")
+    for file in sorted((ROOT / "masktune").rglob("[a-z]*.py")):
+        if file.stem == "all":
+            continue
+        module = importlib.import_module(
+            ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        )
         found |= {n: getattr(module, n) for n in getattr(module, "__all__", [])}
     return found
 
@@ -143,48 +294,96 @@ def _names(code) -> set:
     found = set(re.findall(r"[\"']([A-Za-z_][\w-]*)[\"']", code))
     with contextlib.suppress(tokenize.TokenError, IndentationError, SyntaxError):
         for t in tokenize.generate_tokens(io.StringIO(code).readline):
-            if t.type == tokenize.NAME: found.add(t.string)
+            if t.type == tokenize.NAME:
+                found.add(t.string)
     return found
 
 
-def _code(nb): return "\n".join(c.source for c in nb.cells if c.cell_type == "code")
+def _code(nb):
+    return "\n".join(c.source for c in nb.cells if c.cell_type == "code")
 
 
 def known_names(root=ROOT) -> set:
     "What a name in backticks may mean: anything in the library, its tests and its experiments, a file of the project, Python"
     found = {"masktune", "torchrun", *dir(builtins), *keyword.kwlist}
-    for file in [*(root/"masktune").glob("*.py"), *(root/"tests").glob("*.py")]: found |= {file.stem} | _names(file.read_text())
-    for file in [p for p in pages(root) if p.parent.name == "experiments"]: found |= {file.stem} | _names(_code(nbformat.read(file, 4)))
-    for file in [root/"Makefile", root/"settings.ini", root/"pyproject.toml"]: found |= set(re.findall(r"[\w-]+", file.read_text()))
+    for file in [
+        *(root / "masktune").rglob("*.py"),
+        *(root / "tests").glob("*.py"),
+    ]:
+        found |= {file.stem} | _names(file.read_text())
+    for file in [p for p in pages(root) if p.parent.name == "experiments"]:
+        found |= {file.stem} | _names(_code(nbformat.read(file, 4)))
+    for file in [root / "Makefile", root / "settings.ini", root / "pyproject.toml"]:
+        found |= set(re.findall(r"[\w-]+", file.read_text()))
     return found
 
 
 def doc_links(nb, known=None) -> list:
     "Names in backticks, which nbdev turns into links, that are nowhere: not in the library, nor in this page's code or code blocks"
     known, prose, found = known or known_names(), _prose(nb), []
-    mine = _names(_code(nb)) | set(re.findall(r"\w+", " ".join(re.findall(r"^ *```.*?^ *```", prose, flags=re.M | re.S))))
+    mine = _names(_code(nb)) | set(
+        re.findall(
+            r"\w+",
+            " ".join(re.findall(r"^ *```.*?^ *```", prose, flags=re.M | re.S)),
+        )
+    )
     for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", _without_code(prose)):
-        if re.fullmatch(r"[A-Za-z_][\w.]*(\([^()]*\))?", span) and not re.search(r"\.(md|py|ini|json|csv|txt|toml|yml|parquet|html|pt|cff|jpg|png|ipynb)$", span):
-            lost = [w for w in re.findall(r"[A-Za-z_]\w*", span.partition("(")[0]) if w not in known and w not in mine]
-            if lost: found.append(f"`{span}`: nothing is called {lost[0]}")
+        if re.fullmatch(r"[A-Za-z_][\w.]*(\([^()]*\))?", span) and not re.search(
+            r"\.(md|py|ini|json|csv|txt|toml|yml|parquet|html|pt|cff|jpg|png|ipynb)$",
+            span,
+        ):
+            lost = [
+                w
+                for w in re.findall(r"[A-Za-z_]\w*", span.partition("(")[0])
+                if w not in known and w not in mine
+            ]
+            if lost:
+                found.append(f"`{span}`: nothing is called {lost[0]}")
     return found
 
 
 # --- the library -------------------------------------------------------------------------------------------------------
 
+
 def _commented(function) -> dict:
     "parameter -> whether its line has a comment (docments)"
     source = inspect.getsource(function)
     source = inspect.cleandoc("\n" + source) if source[0] == " " else source
-    comments = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
+    comments = {
+        t.start[0]
+        for t in tokenize.generate_tokens(io.StringIO(source).readline)
+        if t.type == tokenize.COMMENT
+    }
     f = ast.parse(source).body[0]
-    args = [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, *filter(None, [f.args.vararg, f.args.kwarg])]
-    defaults = {id(a): d for a, d in zip(reversed([*f.args.posonlyargs, *f.args.args]), reversed(f.args.defaults))}
-    last = lambda a: max(a.end_lineno, getattr(defaults.get(id(a)), "end_lineno", 0))
-    return {a.arg: last(a) in comments for a in args if a.arg not in ("self", "cls")}
+    args = [
+        *f.args.posonlyargs,
+        *f.args.args,
+        *f.args.kwonlyargs,
+        *filter(None, [f.args.vararg, f.args.kwarg]),
+    ]
+    defaults = {
+        id(a): d
+        for a, d in zip(
+            reversed([*f.args.posonlyargs, *f.args.args]), reversed(f.args.defaults)
+        )
+    }
+    last = lambda a: max(
+        a.end_lineno, getattr(defaults.get(id(a)), "end_lineno", 0)
+    )
+    return {
+        a.arg: last(a) in comments for a in args if a.arg not in ("self", "cls")
+    }
 
 
-def _own_doc(cls): return (cls.__dict__.get("__doc__") or "") if not (dataclasses.is_dataclass(cls) and (cls.__dict__.get("__doc__") or "").startswith(f"{cls.__name__}(")) else ""
+def _own_doc(cls):
+    return (
+        (cls.__dict__.get("__doc__") or "")
+        if not (
+            dataclasses.is_dataclass(cls)
+            and (cls.__dict__.get("__doc__") or "").startswith(f"{cls.__name__}(")
+        )
+        else ""
+    )
 
 
 def undocumented(names=None) -> list:
@@ -193,48 +392,122 @@ def undocumented(names=None) -> list:
     for name, thing in (names or exports()).items():
         where = f"{getattr(thing, '__module__', '')}.{name}"
         if inspect.isclass(thing):
-            if not _own_doc(thing): found.append(f"{where} has no docstring")
-            fields = [f for f in dataclasses.fields(thing) if f.init and f.name in thing.__dict__.get("__annotations__", {})] if dataclasses.is_dataclass(thing) else []
+            if not _own_doc(thing):
+                found.append(f"{where} has no docstring")
+            fields = (
+                [
+                    f
+                    for f in dataclasses.fields(thing)
+                    if f.init
+                    and f.name in thing.__dict__.get("__annotations__", {})
+                ]
+                if dataclasses.is_dataclass(thing)
+                else []
+            )
             if fields or hasattr(thing, "_fields"):
-                lines = {m[1]: "#" in m[2] for m in re.finditer(r"^    (\w+) ?:([^\n]*)$", inspect.getsource(thing), re.M)}
-                found += [f"{where}: {f} has no comment" for f in ([f.name for f in fields] or thing._fields) if not lines.get(f)]
+                lines = {
+                    m[1]: "#" in m[2]
+                    for m in re.finditer(
+                        r"^    (\w+) ?:([^\n]*)$", inspect.getsource(thing), re.M
+                    )
+                }
+                found += [
+                    f"{where}: {f} has no comment"
+                    for f in ([f.name for f in fields] or thing._fields)
+                    if not lines.get(f)
+                ]
             for m, f in vars(thing).items():
                 f = f.__func__ if isinstance(f, (classmethod, staticmethod)) else f
-                if not inspect.isfunction(f) or f.__module__ != thing.__module__ or (m.startswith("_") and m != "__init__"): continue
-                if "<string>" in f.__code__.co_filename or dataclasses.is_dataclass(thing) and m == "__init__": continue
-                if m != "__init__" and not f.__doc__ and m not in ("forward",): found.append(f"{where}.{m} has no docstring")
-                if m in ("__init__", "fit"): found += [f"{where}.{m}: {p} has no comment" for p, said in _commented(f).items() if not said]
+                if (
+                    not inspect.isfunction(f)
+                    or f.__module__ != thing.__module__
+                    or (m.startswith("_") and m != "__init__")
+                ):
+                    continue
+                if (
+                    "<string>" in f.__code__.co_filename
+                    or dataclasses.is_dataclass(thing)
+                    and m == "__init__"
+                ):
+                    continue
+                if m != "__init__" and not f.__doc__ and m not in ("forward",):
+                    found.append(f"{where}.{m} has no docstring")
+                if m in ("__init__", "fit"):
+                    found += [
+                        f"{where}.{m}: {p} has no comment"
+                        for p, said in _commented(f).items()
+                        if not said
+                    ]
         elif inspect.isfunction(getattr(thing, "__wrapped__", thing)):
             function = inspect.unwrap(thing)
-            if not function.__doc__: found.append(f"{where} has no docstring")
-            found += [f"{where}: {p} has no comment" for p, said in _commented(function).items() if not said]
+            if not function.__doc__:
+                found.append(f"{where} has no docstring")
+            found += [
+                f"{where}: {p} has no comment"
+                for p, said in _commented(function).items()
+                if not said
+            ]
     return found
 
 
 def sidebar(root=ROOT) -> list:
     "Pages that the sidebar lacks, and entries that are no page"
-    listed = re.findall(r"^\s*- (?:href: )?([\w/.-]+\.ipynb)$", (root/"nbs"/"sidebar.yml").read_text(), re.M)
-    there = [str(p.relative_to(root/"nbs")) for p in pages(root)]
-    return [f"{p} is not in nbs/sidebar.yml" for p in there if p not in listed] + [f"nbs/sidebar.yml names {p}, and there is no such page" for p in listed if p not in there]
+    listed = re.findall(
+        r"^\s*- (?:href: )?([\w/.-]+\.ipynb)$",
+        (root / "nbs" / "sidebar.yml").read_text(),
+        re.M,
+    )
+    there = [str(p.relative_to(root / "nbs")) for p in pages(root)]
+    return [f"{p} is not in nbs/sidebar.yml" for p in there if p not in listed] + [
+        f"nbs/sidebar.yml names {p}, and there is no such page"
+        for p in listed
+        if p not in there
+    ]
 
 
 def page_complaints(page, known=None) -> list:
     "All that is wrong with one notebook"
     nb = nbformat.read(page, 4)
-    template = page.parent.name == "experiments" and not any(c.get("outputs") for c in nb.cells)     # its executed copies are the runs
-    return [*title(nb), *([] if template else [*outputs(nb), *stale(nb)]), *links(page), *doc_links(nb, known)]
+    template = page.parent.name == "experiments" and not any(
+        c.get("outputs") for c in nb.cells
+    )  # its executed copies are the runs
+    return [
+        *title(nb),
+        *([] if template else [*outputs(nb), *stale(nb)]),
+        *links(page),
+        *doc_links(nb, known),
+    ]
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["stamp"]:
         as_is = "--as-is" in sys.argv
-        for p in sys.argv[2 + as_is:]: stamp(p, as_is)
+        for p in sys.argv[2 + as_is :]:
+            stamp(p, as_is)
         sys.exit()
     sys.path.insert(0, str(ROOT))
     known = known_names()
-    wrong = [f"{p.relative_to(ROOT)}: {w}" for p in pages() for w in page_complaints(p, known)] + sidebar() + undocumented()
-    wrong += [f"{p}: {w}" for p in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md") if (ROOT/p).exists() for w in links(ROOT/p)]
+    wrong = (
+        [
+            f"{p.relative_to(ROOT)}: {w}"
+            for p in pages()
+            for w in page_complaints(p, known)
+        ]
+        + sidebar()
+        + undocumented()
+    )
+    wrong += [
+        f"{p}: {w}"
+        for p in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
+        if (ROOT / p).exists()
+        for w in links(ROOT / p)
+    ]
     from readme import readme
-    if (ROOT/"README.md").read_text() != readme(): wrong.append("README.md is not nbs/index.ipynb: run make readme")
-    print("\n".join(wrong) or f"{len(pages())} pages and {len(exports())} exported names: nothing to complain about")
+
+    if (ROOT / "README.md").read_text() != readme():
+        wrong.append("README.md is not nbs/index.ipynb: run make readme")
+    print(
+        "\n".join(wrong)
+        or f"{len(pages())} pages and {len(exports())} exported names: nothing to complain about"
+    )
     sys.exit(bool(wrong))

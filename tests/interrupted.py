@@ -1,4 +1,5 @@
 "Runs that are stopped: by an exception at their n-th batch, or as real processes by kill -9."
+
 import os
 import signal
 import subprocess
@@ -20,36 +21,67 @@ if hasattr(m, "group_weights_"): m.group_weights_.to_csv(sys.argv[2] + "/weights
 """
 
 
-class Stop(Exception): pass
+class Stop(Exception):
+    pass
 
 
 class Interrupted:
     "An augmentation that adds noise, and stops the run at its n-th batch"
-    def __init__(self, left=None): self.left = left
-    def __repr__(self): return "Interrupted()"
+
+    def __init__(self, left=None):
+        self.left = left
+
+    def __repr__(self):
+        return "Interrupted()"
+
     def __call__(self, x, generator):
-        if self.left is not None: self.left -= 1
-        if self.left == 0: raise Stop
-        return x + .01*torch.randn(x.shape, generator=generator)
+        if self.left is not None:
+            self.left -= 1
+        if self.left == 0:
+            raise Stop
+        return x + 0.01 * torch.randn(x.shape, generator=generator)
 
 
 def start(module, data, checkpoint, out):
     "A process that fits `method()` of a test module on its `data()`, and leaves weights and history in `out`"
-    return subprocess.Popen([sys.executable, "-c", RUN.format(here=os.path.dirname(__file__), module=module, data=data), checkpoint, out], env=os.environ | {"MASKTUNE_LOG": os.devnull})
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            RUN.format(here=os.path.dirname(__file__), module=module, data=data),
+            checkpoint,
+            out,
+        ],
+        env=os.environ | {"MASKTUNE_LOG": os.devnull},
+    )
 
 
 def whole_and_killed(module, data, folder, waits):
     "(folder of a run that was left alone, folder of one that was killed these seconds after its first checkpoints, how often it was)"
-    whole, killed, checkpoint, kills = folder/"whole", folder/"killed", folder/"c2", 0
-    for d in (whole, killed): d.mkdir()
-    assert start(module, data, folder/"c1", whole).wait() == 0
+    whole, killed, checkpoint, kills = (
+        folder / "whole",
+        folder / "killed",
+        folder / "c2",
+        0,
+    )
+    for d in (whole, killed):
+        d.mkdir()
+    assert start(module, data, folder / "c1", whole).wait() == 0
     for wait in waits:
-        process, last, seen = start(module, data, checkpoint, killed), checkpoint/"last.pt", None
-        while process.poll() is None and (not last.exists() or seen is None):    # let it get somewhere first
+        process, last, seen = (
+            start(module, data, checkpoint, killed),
+            checkpoint / "last.pt",
+            None,
+        )
+        while process.poll() is None and (
+            not last.exists() or seen is None
+        ):  # let it get somewhere first
             seen = last.stat().st_mtime_ns if last.exists() else None
-            time.sleep(.02)
+            time.sleep(0.02)
         time.sleep(wait)
-        if process.poll() is None: process.send_signal(signal.SIGKILL); kills += 1
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
         process.wait()
     assert start(module, data, checkpoint, killed).wait() == 0
     return whole, killed, kills

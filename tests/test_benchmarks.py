@@ -1,4 +1,5 @@
 "Every published set, from its miniature: where it is found, what is in it, what goes wrong."
+
 import json, re, shutil
 from collections import Counter
 from pathlib import Path
@@ -21,159 +22,354 @@ from masktune.methods.erm import ERM
 from masktune.models.zoo import create_model
 
 parts = lambda b: {"train": b.train, "val": b.val, **b.tests}
-counts = lambda b: {k: torch.bincount(s.groups, minlength=len(s.group_names)).tolist() for k, s in parts(b).items()}
+counts = lambda b: {
+    k: torch.bincount(s.groups, minlength=len(s.group_names)).tolist()
+    for k, s in parts(b).items()
+}
 
 # set: form of the miniature, options of load, sizes of the splits, folder that its own folder lies in
 SETS = [
-    ("waterbirds", {}, {}, (8, 8, 8)), ("celeba", {}, {}, (8, 8, 8)), ("celeba", dict(form="txt"), {}, (8, 8, 8)), ("in9l", {}, {}, (18, 18, *[18]*8)),
-    ("cifar10", {}, {}, (80, 20, 20)), ("cifar10", dict(form="binary"), {}, (80, 20, 20)), ("svhn", {}, {}, (16, 4, 20)), ("cats_vs_dogs", {}, {}, (24, 8, 8)),
-    ("spawrious", {}, {}, (13, 3, 16)), ("spawrious", {}, dict(split="m2m_hard"), (13, 3, 16)), ("urbancars", {}, {}, (52, 16, 16)),
-    ("utkface", {}, dict(on_error="skip"), (16, 2, 2)), ("imagenet", {}, dict(val=.5), (43, 43, 86)), ("imagenet_a", {}, {}, (0, 0, 86)), ("folder", {}, dict(table="labels.csv"), (20, 10, 10))]
+    ("waterbirds", {}, {}, (8, 8, 8)),
+    ("celeba", {}, {}, (8, 8, 8)),
+    ("celeba", dict(form="txt"), {}, (8, 8, 8)),
+    ("in9l", {}, {}, (18, 18, *[18] * 8)),
+    ("cifar10", {}, {}, (80, 20, 20)),
+    ("cifar10", dict(form="binary"), {}, (80, 20, 20)),
+    ("svhn", {}, {}, (16, 4, 20)),
+    ("cats_vs_dogs", {}, {}, (24, 8, 8)),
+    ("spawrious", {}, {}, (13, 3, 16)),
+    ("spawrious", {}, dict(split="m2m_hard"), (13, 3, 16)),
+    ("urbancars", {}, {}, (52, 16, 16)),
+    ("utkface", {}, dict(on_error="skip"), (16, 2, 2)),
+    ("imagenet", {}, dict(val=0.5), (43, 43, 86)),
+    ("imagenet_a", {}, {}, (0, 0, 86)),
+    ("folder", {}, dict(table="labels.csv"), (20, 10, 10)),
+]
 
 
-@pytest.mark.parametrize("name, form, options, sizes", SETS, ids=[f"{s[0]} {' '.join([*s[1].values(), *map(str, s[2].values())])}".strip() for s in SETS])
+@pytest.mark.parametrize(
+    "name, form, options, sizes",
+    SETS,
+    ids=[
+        f"{s[0]} {' '.join([*s[1].values(), *map(str, s[2].values())])}".strip()
+        for s in SETS
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*left out")
-def test_read_from_its_own_folder_and_from_the_one_above(name, form, options, sizes, tmp_path):
-    own = make_miniature(name, tmp_path/"x"/name, **form)
+def test_read_from_its_own_folder_and_from_the_one_above(
+    name, form, options, sizes, tmp_path
+):
+    own = make_miniature(name, tmp_path / "x" / name, **form)
     b = load_benchmark(name, own, **options)
     assert tuple(map(len, parts(b).values())) == sizes
-    if own != tmp_path/"x"/name or name not in ("folder",):
+    if own != tmp_path / "x" / name or name not in ("folder",):
         above = load_benchmark(name, own.parent, **options)
-        assert [s.ids for s in parts(above).values()] == [s.ids for s in parts(b).values()]
-        assert all(s.images.equal(t.images) and s.labels.equal(t.labels) for s, t in zip(parts(b).values(), parts(above).values()))
+        assert [s.ids for s in parts(above).values()] == [
+            s.ids for s in parts(b).values()
+        ]
+        assert all(
+            s.images.equal(t.images) and s.labels.equal(t.labels)
+            for s, t in zip(parts(b).values(), parts(above).values())
+        )
     every = [i for s in parts(b).values() for i in s.ids]
     assert len(set(every)) == len(every) and not set(b.train.ids) & set(b.val.ids)
     assert b.train.images.dtype == torch.uint8 and b.train.images.shape[1] == 3
 
 
 def test_every_known_set_is_tried():
-    made = {"multinli", "civilcomments", "biased_mnist", "colored_mnist", "spuco_mnist", "dominoes", "glyphs", "imagenet9_rebias"}
+    made = {
+        "multinli",
+        "civilcomments",
+        "biased_mnist",
+        "colored_mnist",
+        "spuco_mnist",
+        "dominoes",
+        "glyphs",
+        "imagenet9_rebias",
+    }
     assert set(list_benchmarks()) == set(DATASETS) == {s[0] for s in SETS} | made
 
 
 def test_generated_sets_are_loaded_like_the_others(tmp_path):
-    for name in ("mnist", "cifar10"): make_miniature(name, tmp_path)
-    assert load_benchmark("biased_mnist", tmp_path, data="full", base_images="cifar10").n_classes == 2 and len(load_benchmark("glyphs", n=8, size=16).train) == 8
-    assert load_benchmark("dominoes", tmp_path).train.images.shape[1:] == (3, 64, 32) and load_benchmark("spuco_mnist").n_classes == 5
+    for name in ("mnist", "cifar10"):
+        make_miniature(name, tmp_path)
+    assert (
+        load_benchmark(
+            "biased_mnist", tmp_path, data="full", base_images="cifar10"
+        ).n_classes
+        == 2
+        and len(load_benchmark("glyphs", n=8, size=16).train) == 8
+    )
+    assert (
+        load_benchmark("dominoes", tmp_path).train.images.shape[1:] == (3, 64, 32)
+        and load_benchmark("spuco_mnist").n_classes == 5
+    )
 
 
 def test_waterbirds_groups_and_corrected_labels(tmp_path):
     own = make_miniature("waterbirds", tmp_path, n=4)
-    table = pd.read_csv(own/"metadata.csv")
-    assert list(table.columns) == "img_id img_filename y split place place_filename".split()
-    b, corrected = load_benchmark("waterbirds", own, size=24), load_benchmark("waterbirds", own, size=24, labels="corrected")
-    assert counts(b)["train"] == [4]*4 and counts(corrected)["train"] == [7, 7, 1, 1] and b.group_names[1] == "landbird on water"
-    of = dict(zip(table.img_filename, 2*table.y + table.place))
-    assert all(of[i] == g for s in parts(b).values() for i, g in zip(s.ids, s.groups.tolist()))
-    changed = [i for i, a, c in zip(b.train.ids, b.train.labels, corrected.train.labels) if a != c]
-    assert sorted({i.split("/")[0] for i in changed}) == ["021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee"]
+    table = pd.read_csv(own / "metadata.csv")
+    assert (
+        list(table.columns)
+        == "img_id img_filename y split place place_filename".split()
+    )
+    b, corrected = (
+        load_benchmark("waterbirds", own, size=24),
+        load_benchmark("waterbirds", own, size=24, labels="corrected"),
+    )
+    assert (
+        counts(b)["train"] == [4] * 4
+        and counts(corrected)["train"] == [7, 7, 1, 1]
+        and b.group_names[1] == "landbird on water"
+    )
+    of = dict(zip(table.img_filename, 2 * table.y + table.place))
+    assert all(
+        of[i] == g
+        for s in parts(b).values()
+        for i, g in zip(s.ids, s.groups.tolist())
+    )
+    changed = [
+        i
+        for i, a, c in zip(b.train.ids, b.train.labels, corrected.train.labels)
+        if a != c
+    ]
+    assert sorted({i.split("/")[0] for i in changed}) == [
+        "021.Eastern_Towhee",
+        "088.Western_Meadowlark",
+        "102.Western_Wood_Pewee",
+    ]
 
 
 def test_both_averages_of_waterbirds(tmp_path):
     make_miniature("waterbirds", tmp_path)
     b = load_benchmark("waterbirds", tmp_path, size=24)
-    train = b.train.subset(torch.cat([(b.train.groups == g).nonzero()[:, 0][:n] for g, n in enumerate((2, 1, 1, 2))]))
+    train = b.train.subset(
+        torch.cat(
+            [
+                (b.train.groups == g).nonzero()[:, 0][:n]
+                for g, n in enumerate((2, 1, 1, 2))
+            ]
+        )
+    )
     test = b.tests["test"]
-    r = group_report(Predictions(torch.nn.functional.one_hot(test.groups % 2, 2).float(), test.labels, test.groups, test.ids, test.class_names, test.group_names), train)
-    assert r.accuracy == .5 and r.reweighted_accuracy == pytest.approx(4/6) and r.worst_group_accuracy == 0
+    r = group_report(
+        Predictions(
+            torch.nn.functional.one_hot(test.groups % 2, 2).float(),
+            test.labels,
+            test.groups,
+            test.ids,
+            test.class_names,
+            test.group_names,
+        ),
+        train,
+    )
+    assert (
+        r.accuracy == 0.5
+        and r.reweighted_accuracy == pytest.approx(4 / 6)
+        and r.worst_group_accuracy == 0
+    )
 
 
 def test_celeba_takes_any_pair(tmp_path):
     own = make_miniature("celeba", tmp_path)
-    t = pd.read_csv(own/"list_attr_celeba.csv")
-    b = load_benchmark("celeba", own, size=32, target="Eyeglasses", confounder="Young")
-    of = dict(zip(t.image_id, (t.Eyeglasses + 1) + (t.Young + 1)//2))
-    assert all(of[i] == g for s in parts(b).values() for i, g in zip(s.ids, s.groups.tolist()))
-    with pytest.raises(ValueError, match="target='Blonde_Hair'.*Did you mean 'Blond_Hair'"): load_benchmark("celeba", own, target="Blonde_Hair")
+    t = pd.read_csv(own / "list_attr_celeba.csv")
+    b = load_benchmark(
+        "celeba", own, size=32, target="Eyeglasses", confounder="Young"
+    )
+    of = dict(zip(t.image_id, (t.Eyeglasses + 1) + (t.Young + 1) // 2))
+    assert all(
+        of[i] == g
+        for s in parts(b).values()
+        for i, g in zip(s.ids, s.groups.tolist())
+    )
+    with pytest.raises(
+        ValueError, match="target='Blonde_Hair'.*Did you mean 'Blond_Hair'"
+    ):
+        load_benchmark("celeba", own, target="Blonde_Hair")
 
 
 def test_celeba_wants_every_image_in_both_lists(tmp_path):
     own = make_miniature("celeba", tmp_path)
-    t = pd.read_csv(own/"list_eval_partition.csv")
-    t[1:].to_csv(own/"list_eval_partition.csv", index=False)
-    with pytest.raises(ValueError, match="000001.jpg is in the list of attributes but not"): load_benchmark("celeba", own)
+    t = pd.read_csv(own / "list_eval_partition.csv")
+    t[1:].to_csv(own / "list_eval_partition.csv", index=False)
+    with pytest.raises(
+        ValueError, match="000001.jpg is in the list of attributes but not"
+    ):
+        load_benchmark("celeba", own)
 
 
 @pytest.mark.parametrize("challenge", ["bg_challenge", "test", ""])
 def test_the_challenge_is_found_in_all_three_places(tmp_path, challenge):
     own = make_miniature("in9l", tmp_path, n=1, challenge=challenge)
-    for v in ("no_fg", "mixed_next"): shutil.rmtree(tmp_path/challenge/v)
+    for v in ("no_fg", "mixed_next"):
+        shutil.rmtree(tmp_path / challenge / v)
     for root in (tmp_path, own):
         b = load_benchmark("in9l", root, size=24)
-        assert list(b.tests) == ["original", "mixed_same", "mixed_rand", "only_fg", "only_bg_b", "only_bg_t"] and b.class_names[2] == "wheeled vehicle"
-    for part in ("train", "val"): (tmp_path/part).symlink_to(own/part)
+        assert (
+            list(b.tests)
+            == [
+                "original",
+                "mixed_same",
+                "mixed_rand",
+                "only_fg",
+                "only_bg_b",
+                "only_bg_t",
+            ]
+            and b.class_names[2] == "wheeled vehicle"
+        )
+    for part in ("train", "val"):
+        (tmp_path / part).symlink_to(own / part)
     assert len(load_benchmark("in9l", tmp_path, size=24).tests["original"]) == 9
 
 
 def test_class_folders_go_by_their_number(tmp_path):
     own = make_miniature("in9l", tmp_path, n=1)
-    (own/"train"/"02_wheeled vehicle").rename(own/"train"/"02_vehicle")
-    assert load_benchmark("in9l", own, size=24).train.labels.tolist() == list(range(9))
-    (own/"train"/"02_vehicle").rename(own/"train"/"03_vehicle")
-    with pytest.raises(ValueError, match="one folder for each class 0 to 8.*03_reptile, 03_vehicle"): load_benchmark("in9l", own, size=24)
+    (own / "train" / "02_wheeled vehicle").rename(own / "train" / "02_vehicle")
+    assert load_benchmark("in9l", own, size=24).train.labels.tolist() == list(
+        range(9)
+    )
+    (own / "train" / "02_vehicle").rename(own / "train" / "03_vehicle")
+    with pytest.raises(
+        ValueError, match="one folder for each class 0 to 8.*03_reptile, 03_vehicle"
+    ):
+        load_benchmark("in9l", own, size=24)
 
 
 def test_in9_without_the_challenge_says_so(tmp_path):
     own = make_miniature("in9l", tmp_path, n=1)
-    shutil.rmtree(tmp_path/"bg_challenge")
-    with pytest.raises(FileNotFoundError, match="no test of the Backgrounds Challenge"): load_benchmark("in9l", own)
+    shutil.rmtree(tmp_path / "bg_challenge")
+    with pytest.raises(
+        FileNotFoundError, match="no test of the Backgrounds Challenge"
+    ):
+        load_benchmark("in9l", own)
 
 
 def test_bg_gap_and_the_map_to_nine(tmp_path):
-    assert bg_gap({"mixed_same": .862, "mixed_rand": .789, "original": .956}) == pytest.approx(.073)
-    file = tmp_path/"in_to_in9.json"
-    file.write_text(json.dumps({str(i): -1 if i > 300 else i % 9 for i in range(1000)}))
+    assert bg_gap(
+        {"mixed_same": 0.862, "mixed_rand": 0.789, "original": 0.956}
+    ) == pytest.approx(0.073)
+    file = tmp_path / "in_to_in9.json"
+    file.write_text(
+        json.dumps({str(i): -1 if i > 300 else i % 9 for i in range(1000)})
+    )
     assert to_in9(torch.tensor([0, 10, 301]), file).tolist() == [0, 1, -1]
     file.write_text("{}")
-    with pytest.raises(ValueError, match="each of the classes 0 to 999"): to_in9(torch.tensor([0]), file)
-    with pytest.raises(FileNotFoundError, match="backgrounds_challenge"): to_in9(torch.tensor([0]), tmp_path/"gone.json")
+    with pytest.raises(ValueError, match="each of the classes 0 to 999"):
+        to_in9(torch.tensor([0]), file)
+    with pytest.raises(FileNotFoundError, match="backgrounds_challenge"):
+        to_in9(torch.tensor([0]), tmp_path / "gone.json")
 
 
 def test_the_challenge_counts_what_is_right_on_every_background():
     "Foregrounds 0, 1, 2 of classes 0, 1, 1 in the middle; whoever sees a ground brighter than 99 + 50·foreground says class 0: foreground 1 is fooled by grounds 160 and 220, foreground 2 by 220 alone"
     fronts = torch.zeros(3, 3, 6, 6, dtype=torch.uint8)
-    fronts[:, :, 2:4, 2:4] = torch.tensor([0, 1, 2], dtype=torch.uint8).view(3, 1, 1, 1)
-    masks = torch.zeros(3, 6, 6, dtype=torch.bool); masks[:, 2:4, 2:4] = True
-    grounds = torch.tensor([10, 160, 220, 90], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 6, 6)
+    fronts[:, :, 2:4, 2:4] = torch.tensor([0, 1, 2], dtype=torch.uint8).view(
+        3, 1, 1, 1
+    )
+    masks = torch.zeros(3, 6, 6, dtype=torch.bool)
+    masks[:, 2:4, 2:4] = True
+    grounds = (
+        torch.tensor([10, 160, 220, 90], dtype=torch.uint8)
+        .view(4, 1, 1, 1)
+        .expand(4, 3, 6, 6)
+    )
     originals, seen = Split.from_tensors(fronts, [0, 1, 1]), []
+
     def says(x):
         seen.append(len(x))
         front, ground = x[:, 0, 2, 2].long(), x[:, 0, 0, 0].long()
-        assert x.dtype == torch.uint8 and x[:, :, 2:4, 2:4].eq(front.byte().view(-1, 1, 1, 1)).all()
-        return ((front > 0) & (ground <= 99 + 50*front)).long()
-    for size in (1, 3, 256): assert challenge_scores(says, originals, masks, Split.from_tensors(grounds, [0]*4), size).tolist() == [True, False, False]
-    assert challenge_scores(says, originals, masks, Split.from_tensors(grounds[:2], [0]*2)).tolist() == [True, False, True]
+        assert (
+            x.dtype == torch.uint8
+            and x[:, :, 2:4, 2:4].eq(front.byte().view(-1, 1, 1, 1)).all()
+        )
+        return ((front > 0) & (ground <= 99 + 50 * front)).long()
+
+    for size in (1, 3, 256):
+        assert challenge_scores(
+            says, originals, masks, Split.from_tensors(grounds, [0] * 4), size
+        ).tolist() == [True, False, False]
+    assert challenge_scores(
+        says, originals, masks, Split.from_tensors(grounds[:2], [0] * 2)
+    ).tolist() == [True, False, True]
     seen.clear()
-    challenge_scores(says, originals.subset([1, 1]), masks[1:], Split.from_tensors(grounds, [0]*4), 1)
-    assert len(seen) == 2 + 1      # the ground that fools the first is tried first on the second
+    challenge_scores(
+        says,
+        originals.subset([1, 1]),
+        masks[1:],
+        Split.from_tensors(grounds, [0] * 4),
+        1,
+    )
+    assert (
+        len(seen) == 2 + 1
+    )  # the ground that fools the first is tried first on the second
 
 
 def test_the_masks_of_the_challenge_belong_to_their_images(tmp_path):
     own = make_miniature("in9l", tmp_path, n=1, challenge="test")
     originals = load_benchmark("in9l", own).tests["original"]
-    file = tmp_path/"test"/"fg_mask"/"val"/"02_wheeled vehicle"/"n1018000_0.npy"
+    file = (
+        tmp_path
+        / "test"
+        / "fg_mask"
+        / "val"
+        / "02_wheeled vehicle"
+        / "n1018000_0.npy"
+    )
     np.save(file, np.eye(48, 56, dtype=np.uint8))
     masks = foreground_masks(originals, own)
-    assert masks.dtype == torch.bool and masks.shape == (9, 48, 56) and masks[2].equal(torch.eye(48, 56).bool()) and masks[[0, 1, *range(3, 9)]].sum((1, 2)).tolist() == [1024]*8
-    with pytest.raises(ValueError, match="shape \\(48, 56\\), and the images are 24×24: load them without size="): foreground_masks(load_benchmark("in9l", own, size=24).tests["original"], own)
-    with pytest.raises(ValueError, match="is not an image of the test \"original\""): foreground_masks(load_benchmark("in9l", own).tests["no_fg"], own)
+    assert (
+        masks.dtype == torch.bool
+        and masks.shape == (9, 48, 56)
+        and masks[2].equal(torch.eye(48, 56).bool())
+        and masks[[0, 1, *range(3, 9)]].sum((1, 2)).tolist() == [1024] * 8
+    )
+    with pytest.raises(
+        ValueError,
+        match="shape \\(48, 56\\), and the images are 24×24: load them without size=",
+    ):
+        foreground_masks(
+            load_benchmark("in9l", own, size=24).tests["original"], own
+        )
+    with pytest.raises(ValueError, match='is not an image of the test "original"'):
+        foreground_masks(load_benchmark("in9l", own).tests["no_fg"], own)
     file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(ValueError, match="n1018000_0.npy is not a whole mask"): foreground_masks(originals, own)
+    with pytest.raises(ValueError, match="n1018000_0.npy is not a whole mask"):
+        foreground_masks(originals, own)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="n1018000_0.npy.*The masks are the folder fg_mask"): foreground_masks(originals, own)
+    with pytest.raises(
+        FileNotFoundError, match="n1018000_0.npy.*The masks are the folder fg_mask"
+    ):
+        foreground_masks(originals, own)
 
 
 def test_a_set_that_is_only_a_test_is_not_trained_on(tmp_path):
-    b = load_benchmark("imagenet_a", make_miniature("imagenet_a", tmp_path, n=1), size=8)
-    with pytest.raises(ValueError, match="no image in this split.*ImageNet-A"): ERM(epochs=1).fit(create_model("small_cnn", 43), b)
+    b = load_benchmark(
+        "imagenet_a", make_miniature("imagenet_a", tmp_path, n=1), size=8
+    )
+    with pytest.raises(ValueError, match="no image in this split.*ImageNet-A"):
+        ERM(epochs=1).fit(create_model("small_cnn", 43), b)
     for split in (b.train, b.val):
-        with pytest.raises(ValueError, match="no image in this split"): split.batches(4)
+        with pytest.raises(ValueError, match="no image in this split"):
+            split.batches(4)
     assert sum(len(x.y) for x in b.tests["test"].batches(16)) == 43
 
 
-@pytest.mark.parametrize("name, rule", [("cats_vs_dogs", "number mod 5: 0 for testing, 1 for validation"), ("spuco_mnist", "own list of validation images is replaced by a seeded tenth"), ("imagenet_a", "train and val are empty")])
+@pytest.mark.parametrize(
+    "name, rule",
+    [
+        ("cats_vs_dogs", "number mod 5: 0 for testing, 1 for validation"),
+        (
+            "spuco_mnist",
+            "own list of validation images is replaced by a seeded tenth",
+        ),
+        ("imagenet_a", "train and val are empty"),
+    ],
+)
 def test_rules_of_our_own_are_stated_where_the_reader_is(name, rule):
-    assert rule in DATASETS[name].read.__doc__ and any(rule in line for line in Path("nbs/04_benchmarks.ipynb").read_text().splitlines())
+    assert rule in DATASETS[name].read.__doc__ and any(
+        rule in line
+        for line in Path("nbs/04_benchmarks.ipynb").read_text().splitlines()
+    )
 
 
 @pytest.mark.parametrize("split", SPAWRIOUS_SPLITS)
@@ -181,184 +377,391 @@ def test_spawrious_dogs_are_where_the_loader_puts_them(tmp_path, split):
     "By the published order of the list, which is not that of the labels"
     own = make_miniature("spawrious", tmp_path, n=1 if split == "o2o_easy" else 2)
     for f in own.rglob("*_0.png") if split == "o2o_easy" else ():
-        for i in range(1, 100): shutil.copy(f, f.with_name(f"{i}.png"))
-    b = load_benchmark("spawrious", tmp_path, size=8, split=split, val=0.)
+        for i in range(1, 100):
+            shutil.copy(f, f.with_name(f"{i}.png"))
+    b = load_benchmark("spawrious", tmp_path, size=8, split=split, val=0.0)
     train, test, filler = SPAWRIOUS_SPLITS[split]
-    folders = Counter((i.split("/")[0], i.split("/")[1], i.split("/")[2]) for i in b.train.ids)
-    for dog, where in zip(("bulldog", "dachshund", "labrador", "corgi"), train.split()):
+    folders = Counter(
+        (i.split("/")[0], i.split("/")[1], i.split("/")[2]) for i in b.train.ids
+    )
+    for dog, where in zip(
+        ("bulldog", "dachshund", "labrador", "corgi"), train.split()
+    ):
         assert folders["0", where, dog] >= (97 if split == "o2o_easy" else 1)
-        if split == "o2o_easy": assert (folders["0", filler, dog], folders["1", where, dog], folders["1", filler, dog]) == (3, 87, 13)
-    seen, tested = ({(i.split("/")[2], i.split("/")[1]) for i in s.ids} for s in (b.train, b.tests["test"]))
+        if split == "o2o_easy":
+            assert (
+                folders["0", filler, dog],
+                folders["1", where, dog],
+                folders["1", filler, dog],
+            ) == (3, 87, 13)
+    seen, tested = (
+        {(i.split("/")[2], i.split("/")[1]) for i in s.ids}
+        for s in (b.train, b.tests["test"])
+    )
     assert not seen & tested and len(b.train) == len(b.tests["test"])
-    assert all(b.group_names[g] == f"{i.split('/')[2]}, {i.split('/')[1]}" for i, g in zip(b.train.ids, b.train.groups.tolist()))
+    assert all(
+        b.group_names[g] == f"{i.split('/')[2]}, {i.split('/')[1]}"
+        for i, g in zip(b.train.ids, b.train.groups.tolist())
+    )
 
 
 def test_the_published_shares_of_spawrious():
     "3,168 images: 3,072 + 96 in the first environment, 2,756 + 412 in the second (facts 5.4)"
-    assert [(int(p*3168), 3168 - int(p*3168)) for p in (.97, .87)] == [(3072, 96), (2756, 412)]
+    assert [(int(p * 3168), 3168 - int(p * 3168)) for p in (0.97, 0.87)] == [
+        (3072, 96),
+        (2756, 412),
+    ]
 
 
 def test_urbancars_cells_and_gaps(tmp_path):
     make_miniature("urbancars", tmp_path)
     b = load_benchmark("urbancars", tmp_path)
-    assert counts(b)["train"] == [20, 2, 2, 2, 2, 2, 2, 20] and not any("mask" in i for i in b.train.ids)
+    assert counts(b)["train"] == [20, 2, 2, 2, 2, 2, 2, 20] and not any(
+        "mask" in i for i in b.train.ids
+    )
     for i, g in zip(b.train.ids, b.train.groups.tolist()):
-        cell = re.fullmatch(r"obj-(\w+)_bg-(\w+)_co_occur_obj-(\w+)", i.split("/")[-2]).groups()
-        assert [c == "country" for c in cell] == [bool(g & bit) for bit in (4, 2, 1)]
-    a = np.array([.99, .9, .8, .3, .4, .7, .95, .97])
-    inside = .9025*(.99 + .97)/2 + .0475*(.9 + .95)/2 + .0475*(.8 + .7)/2 + .0025*(.3 + .4)/2
-    assert list(urbancars_gaps(a).values()) == pytest.approx([inside, (.8 + .7)/2 - inside, (.9 + .95)/2 - inside, .35 - inside])
+        cell = re.fullmatch(
+            r"obj-(\w+)_bg-(\w+)_co_occur_obj-(\w+)", i.split("/")[-2]
+        ).groups()
+        assert [c == "country" for c in cell] == [
+            bool(g & bit) for bit in (4, 2, 1)
+        ]
+    a = np.array([0.99, 0.9, 0.8, 0.3, 0.4, 0.7, 0.95, 0.97])
+    inside = (
+        0.9025 * (0.99 + 0.97) / 2
+        + 0.0475 * (0.9 + 0.95) / 2
+        + 0.0475 * (0.8 + 0.7) / 2
+        + 0.0025 * (0.3 + 0.4) / 2
+    )
+    assert list(urbancars_gaps(a).values()) == pytest.approx(
+        [inside, (0.8 + 0.7) / 2 - inside, (0.9 + 0.95) / 2 - inside, 0.35 - inside]
+    )
 
 
 def test_utkface_reads_names_and_reports_those_it_cannot(tmp_path):
     make_miniature("utkface", tmp_path, n=4)
-    with pytest.raises(ValueError, match="1 of 41 images.*61_1_2017"): load_benchmark("utkface", tmp_path)
-    with pytest.warns(UserWarning, match="left out"): b = load_benchmark("utkface", tmp_path, on_error="skip", target="race", confounder="age")
-    assert len(b.train.skipped) == 1 and b.class_names == ["white", "black", "asian", "indian", "other"]
-    assert all(i.split("_")[2] == str(y) for i, y in zip(b.train.ids, b.train.labels.tolist()))
+    with pytest.raises(ValueError, match="1 of 41 images.*61_1_2017"):
+        load_benchmark("utkface", tmp_path)
+    with pytest.warns(UserWarning, match="left out"):
+        b = load_benchmark(
+            "utkface", tmp_path, on_error="skip", target="race", confounder="age"
+        )
+    assert len(b.train.skipped) == 1 and b.class_names == [
+        "white",
+        "black",
+        "asian",
+        "indian",
+        "other",
+    ]
+    assert all(
+        i.split("_")[2] == str(y)
+        for i, y in zip(b.train.ids, b.train.labels.tolist())
+    )
 
 
 def test_cats_and_dogs_divide_by_number(tmp_path):
     make_miniature("cats_vs_dogs", tmp_path)
     b = load_benchmark("cats_vs_dogs", tmp_path)
     rest = lambda s: {int(i.split(".")[1]) % 5 for i in s.ids}
-    assert rest(b.tests["test"]) == {0} and rest(b.val) == {1} and rest(b.train) == {2, 3, 4}
+    assert (
+        rest(b.tests["test"]) == {0}
+        and rest(b.val) == {1}
+        and rest(b.train) == {2, 3, 4}
+    )
 
 
 def test_rebias_takes_its_own_nine_classes(tmp_path):
-    make_miniature("imagenet", tmp_path/"imagenet"); make_miniature("imagenet_a", tmp_path)
-    b = load_benchmark("imagenet9_rebias", tmp_path, size=16, val=.1)
-    assert b.tests["ImageNet-A"].labels.bincount().tolist() == b.tests["ImageNet-9"].labels.bincount().tolist() == [10, 10, 6, 10, 10, 10, 10, 8, 10]
-    assert {"n02123045", "n02124075"} <= {i.split("/")[-2] for i, y in zip(b.tests["ImageNet-A"].ids, b.tests["ImageNet-A"].labels) if b.class_names[y] == "cat"}
+    make_miniature("imagenet", tmp_path / "imagenet")
+    make_miniature("imagenet_a", tmp_path)
+    b = load_benchmark("imagenet9_rebias", tmp_path, size=16, val=0.1)
+    assert (
+        b.tests["ImageNet-A"].labels.bincount().tolist()
+        == b.tests["ImageNet-9"].labels.bincount().tolist()
+        == [10, 10, 6, 10, 10, 10, 10, 8, 10]
+    )
+    assert {"n02123045", "n02124075"} <= {
+        i.split("/")[-2]
+        for i, y in zip(b.tests["ImageNet-A"].ids, b.tests["ImageNet-A"].labels)
+        if b.class_names[y] == "cat"
+    }
 
 
 def test_a_csv_needs_only_file_and_label(tmp_path):
-    own = make_miniature("folder", tmp_path/"mine")
-    t = pd.read_csv(own/"labels.csv")
-    t[["file", "label"]].to_csv(own/"short.csv", index=False)
+    own = make_miniature("folder", tmp_path / "mine")
+    t = pd.read_csv(own / "labels.csv")
+    t[["file", "label"]].to_csv(own / "short.csv", index=False)
     b = load_benchmark("folder", own, table="short.csv", size=24)
-    assert b.train.groups is None and tuple(map(len, parts(b).values())) == (28, 6, 6) and load_benchmark("folder", own, table="short.csv", size=24).val.ids == b.val.ids
-    t.assign(split="train").to_csv(own/"one.csv", index=False)
-    with pytest.raises(ValueError, match="column split .* it needs train, val"): load_benchmark("folder", own, table="one.csv")
-    t.assign(label=[None, *t.label[1:]]).to_csv(own/"hole.csv", index=False)
-    with pytest.raises(ValueError, match="column label, row 1 .* must not be empty"): load_benchmark("folder", own, table="hole.csv")
+    assert (
+        b.train.groups is None
+        and tuple(map(len, parts(b).values())) == (28, 6, 6)
+        and load_benchmark("folder", own, table="short.csv", size=24).val.ids
+        == b.val.ids
+    )
+    t.assign(split="train").to_csv(own / "one.csv", index=False)
+    with pytest.raises(ValueError, match="column split .* it needs train, val"):
+        load_benchmark("folder", own, table="one.csv")
+    t.assign(label=[None, *t.label[1:]]).to_csv(own / "hole.csv", index=False)
+    with pytest.raises(
+        ValueError, match="column label, row 1 .* must not be empty"
+    ):
+        load_benchmark("folder", own, table="hole.csv")
 
 
 @pytest.fixture
-def birds(tmp_path): return make_miniature("waterbirds", tmp_path/"data")
+def birds(tmp_path):
+    return make_miniature("waterbirds", tmp_path / "data")
 
 
-@pytest.mark.parametrize("change, says", [
-    (dict(img_filename="../secret.jpg"), "'../secret.jpg' leads out of"), (dict(img_filename="/etc/passwd"), "'/etc/passwd' leads out of"), (dict(y=2), "has 2 in column y, row 1 .* there may be 0, 1"),
-    (dict(split=3), "has 3 in column split"), (dict(img_filename="001.Black_footed_Albatross/gone.jpg"), r"gone.jpg; the nearest that exists is .*001.Black_footed_Albatross"), (dict(img_filename=None), "must not be empty")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(img_filename="../secret.jpg"), "'../secret.jpg' leads out of"),
+        (dict(img_filename="/etc/passwd"), "'/etc/passwd' leads out of"),
+        (dict(y=2), "has 2 in column y, row 1 .* there may be 0, 1"),
+        (dict(split=3), "has 3 in column split"),
+        (
+            dict(img_filename="001.Black_footed_Albatross/gone.jpg"),
+            r"gone.jpg; the nearest that exists is .*001.Black_footed_Albatross",
+        ),
+        (dict(img_filename=None), "must not be empty"),
+    ],
+)
 def test_a_wrong_value_in_a_table_is_named(birds, change, says):
-    pd.read_csv(birds/"metadata.csv").assign(**change).to_csv(birds/"metadata.csv", index=False)
-    with pytest.raises((ValueError, FileNotFoundError), match=says): load_benchmark("waterbirds", birds)
+    pd.read_csv(birds / "metadata.csv").assign(**change).to_csv(
+        birds / "metadata.csv", index=False
+    )
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        load_benchmark("waterbirds", birds)
 
 
 def test_wrong_tables_are_named(birds):
-    t = pd.read_csv(birds/"metadata.csv")
-    t.drop(columns="place").to_csv(birds/"metadata.csv", index=False)
-    with pytest.raises(ValueError, match=r"metadata.csv has no column place; it has img_id, img_filename, y, split, place_filename"): load_benchmark("waterbirds", birds)
-    pd.concat([t, t[3:4]]).to_csv(birds/"metadata.csv", index=False)
-    with pytest.raises(ValueError, match="stands twice"): load_benchmark("waterbirds", birds)
+    t = pd.read_csv(birds / "metadata.csv")
+    t.drop(columns="place").to_csv(birds / "metadata.csv", index=False)
+    with pytest.raises(
+        ValueError,
+        match=r"metadata.csv has no column place; it has img_id, img_filename, y, split, place_filename",
+    ):
+        load_benchmark("waterbirds", birds)
+    pd.concat([t, t[3:4]]).to_csv(birds / "metadata.csv", index=False)
+    with pytest.raises(ValueError, match="stands twice"):
+        load_benchmark("waterbirds", birds)
 
 
 def test_wrong_places_are_named(birds, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"there is no folder {tmp_path}/a/b; the nearest that exists is {tmp_path}\\.(.|\n)*metadata.csv"): load_benchmark("waterbirds", tmp_path/"a"/"b")
-    (tmp_path/"packed").mkdir(); (tmp_path/"packed"/"waterbird.tar.gz").touch()
-    with pytest.raises(FileNotFoundError, match=r"still packed \(waterbird.tar.gz\): unpack(.|\n)*001.Black"): load_benchmark("waterbirds", tmp_path/"packed")
-    shutil.copytree(birds, birds.parent/"again")
-    with pytest.raises(ValueError, match="more than one folder of .*: again, waterbird_complete95"): load_benchmark("waterbirds", birds.parent)
+    with pytest.raises(
+        FileNotFoundError,
+        match=f"there is no folder {tmp_path}/a/b; the nearest that exists is {tmp_path}\\.(.|\n)*metadata.csv",
+    ):
+        load_benchmark("waterbirds", tmp_path / "a" / "b")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "waterbird.tar.gz").touch()
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"still packed \(waterbird.tar.gz\): unpack(.|\n)*001.Black",
+    ):
+        load_benchmark("waterbirds", tmp_path / "packed")
+    shutil.copytree(birds, birds.parent / "again")
+    with pytest.raises(
+        ValueError, match="more than one folder of .*: again, waterbird_complete95"
+    ):
+        load_benchmark("waterbirds", birds.parent)
     assert len(load_benchmark("waterbirds", birds, size=16).train) == 8
 
 
 def test_another_set_with_the_same_file_name_is_no_hindrance(birds):
-    (birds.parent/"other").mkdir(); (birds.parent/"other"/"metadata.csv").write_text("image_id,split\n1,2\n")
+    (birds.parent / "other").mkdir()
+    (birds.parent / "other" / "metadata.csv").write_text("image_id,split\n1,2\n")
     assert len(load_benchmark("waterbirds", birds.parent, size=16).train) == 8
 
 
 def test_wrong_options_are_named(birds):
-    with pytest.raises(ValueError, match="name='waterbird'.*Did you mean 'waterbirds'"): load_benchmark("waterbird", birds)
-    with pytest.raises(ValueError, match="'labls' is not known. Did you mean 'labels'"): load_benchmark("waterbirds", birds, labls="corrected")
-    with pytest.raises(ValueError, match="labels='fixed'"): load_benchmark("waterbirds", birds, labels="fixed")
-    with pytest.raises(ValueError, match="can't be fetched from here.*group_DRO(.|\n)*metadata.csv"): load_benchmark("waterbirds", birds, download=True)
-    with pytest.raises(ValueError, match="cifar10 have the size"): load_benchmark("cifar10", birds, size=64)
+    with pytest.raises(
+        ValueError, match="name='waterbird'.*Did you mean 'waterbirds'"
+    ):
+        load_benchmark("waterbird", birds)
+    with pytest.raises(
+        ValueError, match="'labls' is not known. Did you mean 'labels'"
+    ):
+        load_benchmark("waterbirds", birds, labls="corrected")
+    with pytest.raises(ValueError, match="labels='fixed'"):
+        load_benchmark("waterbirds", birds, labels="fixed")
+    with pytest.raises(
+        ValueError, match="can't be fetched from here.*group_DRO(.|\n)*metadata.csv"
+    ):
+        load_benchmark("waterbirds", birds, download=True)
+    with pytest.raises(ValueError, match="cifar10 have the size"):
+        load_benchmark("cifar10", birds, size=64)
 
 
 def test_a_truncated_image_is_named_or_left_out(tmp_path):
     own = make_miniature("waterbirds", tmp_path, corrupt=True)
-    with pytest.raises(ValueError, match=r"1 of 24 images can't be read: .*Albatross_0005_39.jpg \(OSError"): load_benchmark("waterbirds", own, size=32)
-    with pytest.warns(UserWarning, match="Albatross_0005"): b = load_benchmark("waterbirds", own, size=32, on_error="skip")
-    assert {k: len(s) for k, s in parts(b).items()} == {"train": 7, "val": 8, "test": 8} and [len(s.skipped) for s in parts(b).values()] == [1, 0, 0]
-    of = pd.read_csv(own/"metadata.csv").set_index("img_filename")
-    assert all(of.y[i] == y and of.split[i] == k for k, s in enumerate(parts(b).values()) for i, y in zip(s.ids, s.labels.tolist()))
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 24 images can't be read: .*Albatross_0005_39.jpg \(OSError",
+    ):
+        load_benchmark("waterbirds", own, size=32)
+    with pytest.warns(UserWarning, match="Albatross_0005"):
+        b = load_benchmark("waterbirds", own, size=32, on_error="skip")
+    assert {k: len(s) for k, s in parts(b).items()} == {
+        "train": 7,
+        "val": 8,
+        "test": 8,
+    } and [len(s.skipped) for s in parts(b).values()] == [1, 0, 0]
+    of = pd.read_csv(own / "metadata.csv").set_index("img_filename")
+    assert all(
+        of.y[i] == y and of.split[i] == k
+        for k, s in enumerate(parts(b).values())
+        for i, y in zip(s.ids, s.labels.tolist())
+    )
 
 
-@pytest.mark.parametrize("name, says", [("svhn", "test_32x32.mat is not a whole file of SVHN"), ("cifar10", "data_batch_1 is not a whole batch")])
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("svhn", "test_32x32.mat is not a whole file of SVHN"),
+        ("cifar10", "data_batch_1 is not a whole batch"),
+    ],
+)
 def test_truncated_archives_are_named(tmp_path, name, says):
     make_miniature(name, tmp_path, corrupt=True)
-    with pytest.raises(ValueError, match=says): load_benchmark(name, tmp_path)
+    with pytest.raises(ValueError, match=says):
+        load_benchmark(name, tmp_path)
 
 
 def test_text_comes_as_tables(tmp_path):
-    for name in ("multinli", "civilcomments"): make_miniature(name, tmp_path, n=3)
-    pairs, comments = load_benchmark("multinli", tmp_path), load_benchmark("civilcomments", tmp_path)
-    assert list(pairs.id) == list(range(54)) and pairs.groupby(["part", "group"]).size().eq(3).all() and set(pairs.part) == {"train", "val", "test"}
-    assert comments.groupby(["part", "group"]).size()["train"].tolist() == [3, 24, 3, 24]
-    with pytest.raises(ValueError, match="protocol='fine'"): civilcomments_groups(comments, comments.label == 0, "fine")
+    for name in ("multinli", "civilcomments"):
+        make_miniature(name, tmp_path, n=3)
+    pairs, comments = (
+        load_benchmark("multinli", tmp_path),
+        load_benchmark("civilcomments", tmp_path),
+    )
+    assert (
+        list(pairs.id) == list(range(54))
+        and pairs.groupby(["part", "group"]).size().eq(3).all()
+        and set(pairs.part) == {"train", "val", "test"}
+    )
+    assert comments.groupby(["part", "group"]).size()["train"].tolist() == [
+        3,
+        24,
+        3,
+        24,
+    ]
+    with pytest.raises(ValueError, match="protocol='fine'"):
+        civilcomments_groups(comments, comments.label == 0, "fine")
 
 
 def test_the_protocols_of_civilcomments_differ(tmp_path):
     "A comment that mentions two identities counts in both of their groups, and once in the coarse one"
     own = make_miniature("civilcomments", tmp_path)
-    t = pd.read_csv(own/"all_data_with_identities.csv", index_col=0)
-    t.loc[t.male >= .5, "black"] = .9
-    t.to_csv(own/"all_data_with_identities.csv")
+    t = pd.read_csv(own / "all_data_with_identities.csv", index_col=0)
+    t.loc[t.male >= 0.5, "black"] = 0.9
+    t.to_csv(own / "all_data_with_identities.csv")
     table = load_benchmark("civilcomments", own)
     test = table[table.part == "test"]
-    official, coarse = (civilcomments_groups(test, ~(test.male & (test.label == 1)), p).set_index("group") for p in ("official", "coarse"))
-    assert len(official) == 16 and official.n["black, toxic"] == 4 and official.accuracy["black, toxic"] == .5 and official.accuracy.min() == 0
-    assert coarse.n.sum() == len(test) == 36 and coarse.accuracy["any identity, toxic"] == 14/16
+    official, coarse = (
+        civilcomments_groups(test, ~(test.male & (test.label == 1)), p).set_index(
+            "group"
+        )
+        for p in ("official", "coarse")
+    )
+    assert (
+        len(official) == 16
+        and official.n["black, toxic"] == 4
+        and official.accuracy["black, toxic"] == 0.5
+        and official.accuracy.min() == 0
+    )
+    assert (
+        coarse.n.sum() == len(test) == 36
+        and coarse.accuracy["any identity, toxic"] == 14 / 16
+    )
 
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_miniatures_are_the_same_every_time(tmp_path, name):
-    a, b = (make_miniature(name, tmp_path/k, n=1) for k in "ab")
-    files = [p.relative_to(a) for p in sorted(a.rglob("*")) if p.is_file() and p.suffix != ".mat"]     # .mat files carry the time
-    assert all((a/f).read_bytes() == (b/f).read_bytes() for f in files) and (files or name == "svhn")
+    a, b = (make_miniature(name, tmp_path / k, n=1) for k in "ab")
+    files = [
+        p.relative_to(a)
+        for p in sorted(a.rglob("*"))
+        if p.is_file() and p.suffix != ".mat"
+    ]  # .mat files carry the time
+    assert all((a / f).read_bytes() == (b / f).read_bytes() for f in files) and (
+        files or name == "svhn"
+    )
 
 
 @pytest.mark.data
 def test_the_real_waterbirds(data):
-    want = {"original": [[3498, 184, 56, 1057], [467, 466, 133, 133], [2255, 2255, 642, 642]], "corrected": [[3502, 252, 52, 989], [478, 473, 122, 126], [2298, 2302, 599, 595]]}
+    want = {
+        "original": [
+            [3498, 184, 56, 1057],
+            [467, 466, 133, 133],
+            [2255, 2255, 642, 642],
+        ],
+        "corrected": [
+            [3502, 252, 52, 989],
+            [478, 473, 122, 126],
+            [2298, 2302, 599, 595],
+        ],
+    }
     for labels, numbers in want.items():
         b = load_benchmark("waterbirds", data, labels=labels)
-        assert list(counts(b).values()) == numbers and sum(map(len, parts(b).values())) == 11788 and b.train.images.shape[1:] == (3, 128, 128)
-    assert .3 < np.mean(b.mean) < .6
+        assert (
+            list(counts(b).values()) == numbers
+            and sum(map(len, parts(b).values())) == 11788
+            and b.train.images.shape[1:] == (3, 128, 128)
+        )
+    assert 0.3 < np.mean(b.mean) < 0.6
 
 
 @pytest.mark.data
 def test_the_real_cifar10(data):
     b = load_benchmark("cifar10", data)
-    assert tuple(map(len, parts(b).values())) == (40000, 10000, 10000) and b.tests["test"].labels.bincount().tolist() == [1000]*10
-    assert (b.train.labels.bincount() + b.val.labels.bincount()).tolist() == [5000]*10
-    assert b.tests["test"].labels[:4].tolist() == [3, 8, 8, 0]      # cat, ship, ship, airplane: the first test images
+    assert (
+        tuple(map(len, parts(b).values())) == (40000, 10000, 10000)
+        and b.tests["test"].labels.bincount().tolist() == [1000] * 10
+    )
+    assert (b.train.labels.bincount() + b.val.labels.bincount()).tolist() == [
+        5000
+    ] * 10
+    assert b.tests["test"].labels[:4].tolist() == [
+        3,
+        8,
+        8,
+        0,
+    ]  # cat, ship, ship, airplane: the first test images
 
 
 @pytest.mark.data
 def test_the_real_celeba_rows(data):
     b = load_benchmark("celeba", data, size=178)
-    rows = [l.split() for l in open(f"{data}/celeba/list_attr_celeba.txt").read().splitlines()[2:]]
-    assert b.train.ids == [r[0] for r in rows] == [f"{i:06}.jpg" for i in range(1, 11)]
-    assert b.train.groups.tolist() == [2*(r[10] == "1") + (r[21] == "1") for r in rows] and b.train.images.shape == (10, 3, 178, 178)
+    rows = [
+        l.split()
+        for l in open(f"{data}/celeba/list_attr_celeba.txt").read().splitlines()[2:]
+    ]
+    assert (
+        b.train.ids == [r[0] for r in rows] == [f"{i:06}.jpg" for i in range(1, 11)]
+    )
+    assert b.train.groups.tolist() == [
+        2 * (r[10] == "1") + (r[21] == "1") for r in rows
+    ] and b.train.images.shape == (10, 3, 178, 178)
 
 
 @pytest.mark.data
 def test_the_real_photographs(data):
     folder = f"{data}/imagenet-sample"
-    known = pd.read_csv(f"{folder}/classes.tsv", sep="\t", header=None, names=["k", "wnid", "name"])
+    known = pd.read_csv(
+        f"{folder}/classes.tsv", sep="\t", header=None, names=["k", "wnid", "name"]
+    )
     files = sorted(Path(folder).glob("*.jpg"))
     numbers = dict(zip(known.wnid, known.k))
-    split = Split.from_files(files, [numbers[f.name.split("_")[0]] for f in files], size=64, class_names=list(known.name))
-    assert len(split) == 100 and split.labels.tolist() == list(range(0, 1000, 10)) and split.images.float().std() > 40
+    split = Split.from_files(
+        files,
+        [numbers[f.name.split("_")[0]] for f in files],
+        size=64,
+        class_names=list(known.name),
+    )
+    assert (
+        len(split) == 100
+        and split.labels.tolist() == list(range(0, 1000, 10))
+        and split.images.float().std() > 40
+    )

@@ -1,4 +1,5 @@
 "The pages are whole: what tests/docs.py says of the real ones, and that it notices when one is broken"
+
 import shutil, subprocess, sys, sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,58 +14,127 @@ from readme import readme
 KNOWN = docs.known_names()
 
 
-@pytest.mark.parametrize("page", docs.pages(), ids=lambda p: str(p.relative_to(docs.ROOT/"nbs")))
-def test_page(page): assert not docs.page_complaints(page, KNOWN)
+@pytest.mark.parametrize(
+    "page", docs.pages(), ids=lambda p: str(p.relative_to(docs.ROOT / "nbs"))
+)
+def test_page(page):
+    assert not docs.page_complaints(page, KNOWN)
 
 
-def test_sidebar(): assert not docs.sidebar()
+def test_sidebar():
+    assert not docs.sidebar()
 
 
-def test_nothing_exported_is_undocumented(): assert not docs.undocumented()
+def test_nothing_exported_is_undocumented():
+    assert not docs.undocumented()
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md", "data/README.md"])
-def test_links_of_other_texts(file): assert not docs.links(docs.ROOT/file)
+@pytest.mark.parametrize(
+    "file",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CODE_OF_CONDUCT.md",
+        "CHANGELOG.md",
+        "data/README.md",
+    ],
+)
+def test_links_of_other_texts(file):
+    assert not docs.links(docs.ROOT / file)
 
 
-def test_readme_is_the_index(): assert (docs.ROOT/"README.md").read_text() == readme(), "run make readme"
+def test_readme_is_the_index():
+    assert (docs.ROOT / "README.md").read_text() == readme(), "run make readme"
 
 
 # --- each complaint, seen on a page that deserves it ---------------------------------------------------------------------
 
-def value(text="1", **data): return [new_output("execute_result", {"text/plain": text} | data)]
+
+def value(text="1", **data):
+    return [new_output("execute_result", {"text/plain": text} | data)]
+
+
 def good(*cells):
-    nb = new_notebook(cells=[new_markdown_cell("# a page\n\n> What it is about."), *cells])
+    nb = new_notebook(
+        cells=[new_markdown_cell("# a page\n\n> What it is about."), *cells]
+    )
     nb.metadata["ran"] = docs.code_hash(nb)
     return nb
+
+
 def told(tmp_path, nb):
-    (tmp_path/"page.ipynb").write_text(nbformat.writes(nb))
-    return docs.page_complaints(tmp_path/"page.ipynb", KNOWN)
+    (tmp_path / "page.ipynb").write_text(nbformat.writes(nb))
+    return docs.page_complaints(tmp_path / "page.ipynb", KNOWN)
 
 
 def test_a_good_page_is_praised(tmp_path):
-    nb = good(new_markdown_cell("## A part of it\n\nSee [above](#a-part-of-it), [itself](page.ipynb#a-part-of-it) and `MaskTune`, `predict(model, images)`, `own`."),
-              new_code_cell("own = 1\nown", outputs=value()), new_code_cell("print(own)", outputs=[new_output("stream", name="stdout", text="1\n")]),
-              new_code_cell("#| fig-alt: \"A bar\"\nbars(own)", outputs=value("<Figure>", **{"image/png": "aaaa"})), new_code_cell("own;"), new_code_cell("#| eval: false\nown"))
+    nb = good(
+        new_markdown_cell(
+            "## A part of it\n\nSee [above](#a-part-of-it), [itself](page.ipynb#a-part-of-it) and `MaskTune`, `predict(model, images)`, `own`."
+        ),
+        new_code_cell("own = 1\nown", outputs=value()),
+        new_code_cell(
+            "print(own)", outputs=[new_output("stream", name="stdout", text="1\n")]
+        ),
+        new_code_cell(
+            '#| fig-alt: "A bar"\nbars(own)',
+            outputs=value("<Figure>", **{"image/png": "aaaa"}),
+        ),
+        new_code_cell("own;"),
+        new_code_cell("#| eval: false\nown"),
+    )
     assert told(tmp_path, nb) == []
 
 
 BROKEN = {
-    "description": lambda: good()["cells"].clear() or new_notebook(cells=[new_markdown_cell("# only a title")]),
+    "description": lambda: (
+        good()["cells"].clear()
+        or new_notebook(cells=[new_markdown_cell("# only a title")])
+    ),
     "ends in a value": lambda: good(new_code_cell("x = 1\nx")),
     "ends in a value and": lambda: good(new_code_cell("def f(): return 1\nf()")),
-    "an error": lambda: good(new_code_cell("1/0", outputs=[new_output("error", ename="ZeroDivisionError", evalue="division by zero")])),
-    "a warning": lambda: good(new_code_cell("x = 1", outputs=[new_output("stream", name="stderr", text="FutureWarning: old")])),
+    "an error": lambda: good(
+        new_code_cell(
+            "1/0",
+            outputs=[
+                new_output(
+                    "error", ename="ZeroDivisionError", evalue="division by zero"
+                )
+            ],
+        )
+    ),
+    "a warning": lambda: good(
+        new_code_cell(
+            "x = 1",
+            outputs=[
+                new_output("stream", name="stderr", text="FutureWarning: old")
+            ],
+        )
+    ),
     "an empty output": lambda: good(new_code_cell("x", outputs=value(" "))),
-    "an address in memory": lambda: good(new_code_cell("x", outputs=value("<Thing object at 0x7f12ab>"))),
-    "a figure without an alt text": lambda: good(new_code_cell("bars(x)", outputs=value("<Figure>", **{"image/png": "aaaa"}))),
-    "a picture without an alt text": lambda: good(new_markdown_cell("![](page.ipynb)")),
+    "an address in memory": lambda: good(
+        new_code_cell("x", outputs=value("<Thing object at 0x7f12ab>"))
+    ),
+    "a figure without an alt text": lambda: good(
+        new_code_cell("bars(x)", outputs=value("<Figure>", **{"image/png": "aaaa"}))
+    ),
+    "a picture without an alt text": lambda: good(
+        new_markdown_cell("![](page.ipynb)")
+    ),
     "no gone.ipynb there": lambda: good(new_markdown_cell("[there](gone.ipynb)")),
-    "no heading of that name": lambda: good(new_markdown_cell("[there](page.ipynb#nowhere)")),
+    "no heading of that name": lambda: good(
+        new_markdown_cell("[there](page.ipynb#nowhere)")
+    ),
     "no heading": lambda: good(new_markdown_cell("[there](#nowhere)")),
-    "nothing is called MaskTunes": lambda: good(new_markdown_cell("`MaskTunes` does it")),
-    "nothing is called predikt": lambda: good(new_markdown_cell("`predikt(model, images)` does it")),
-    "no note of which code": lambda: good(new_code_cell("x = 1")) | {"metadata": {}},
+    "nothing is called MaskTunes": lambda: good(
+        new_markdown_cell("`MaskTunes` does it")
+    ),
+    "nothing is called predikt": lambda: good(
+        new_markdown_cell("`predikt(model, images)` does it")
+    ),
+    "no note of which code": lambda: (
+        good(new_code_cell("x = 1")) | {"metadata": {}}
+    ),
 }
 
 
@@ -77,63 +147,132 @@ def test_a_broken_page_is_noticed(tmp_path, complaint):
 def test_an_edit_after_the_run_is_noticed(tmp_path):
     nb = good(new_code_cell("#| export\nx = 1"))
     nb.cells[1].source = "#| exporti\nx = 1"
-    assert told(tmp_path, nb) == [], "how a cell is shown does not change what it gives"
+    assert told(tmp_path, nb) == [], (
+        "how a cell is shown does not change what it gives"
+    )
     nb.cells[1].source = "#| export\nx = 2"
     assert "has changed since it ran" in told(tmp_path, nb)[0]
 
 
 def test_the_note_is_taken_after_a_run_and_survives_cleaning(tmp_path):
-    nb = new_notebook(cells=[new_code_cell("x = 1", execution_count=1), new_code_cell("x", execution_count=2, outputs=value())])
-    (tmp_path/"nbs").mkdir()
-    page = tmp_path/"nbs"/"page.ipynb"
+    nb = new_notebook(
+        cells=[
+            new_code_cell("x = 1", execution_count=1),
+            new_code_cell("x", execution_count=2, outputs=value()),
+        ]
+    )
+    (tmp_path / "nbs").mkdir()
+    page = tmp_path / "nbs" / "page.ipynb"
     nbformat.write(nb, page)
     docs.stamp(page)
-    shutil.copy(docs.ROOT/"settings.ini", tmp_path)
-    subprocess.run([Path(sysconfig.get_path("scripts"))/"nbdev_clean"], cwd=tmp_path, check=True)
+    shutil.copy(docs.ROOT / "settings.ini", tmp_path)
+    subprocess.run(
+        [Path(sysconfig.get_path("scripts")) / "nbdev_clean"],
+        cwd=tmp_path,
+        check=True,
+    )
     cleaned = nbformat.read(page, 4)
     assert docs._counts(cleaned) == [None, None] and docs.stale(cleaned) == []
-    with pytest.raises(ValueError, match="has not just been run"): docs.stamp(page)
+    with pytest.raises(ValueError, match="has not just been run"):
+        docs.stamp(page)
     docs.stamp(page, as_is=True)
     nb.cells[1].execution_count = 1
     nbformat.write(nb, page)
-    with pytest.raises(ValueError, match="has not just been run"): docs.stamp(page)
+    with pytest.raises(ValueError, match="has not just been run"):
+        docs.stamp(page)
 
 
 def test_a_page_outside_the_sidebar_is_noticed(tmp_path):
-    (tmp_path/"nbs"/"sub").mkdir(parents=True)
-    for name in ("a.ipynb", "sub/b.ipynb"): (tmp_path/"nbs"/name).write_text(nbformat.writes(good()))
-    (tmp_path/"nbs"/"sidebar.yml").write_text("contents:\n  - a.ipynb\n  - gone.ipynb\n")
-    assert docs.sidebar(tmp_path) == ["sub/b.ipynb is not in nbs/sidebar.yml", "nbs/sidebar.yml names gone.ipynb, and there is no such page"]
+    (tmp_path / "nbs" / "sub").mkdir(parents=True)
+    for name in ("a.ipynb", "sub/b.ipynb"):
+        (tmp_path / "nbs" / name).write_text(nbformat.writes(good()))
+    (tmp_path / "nbs" / "sidebar.yml").write_text(
+        "contents:\n  - a.ipynb\n  - gone.ipynb\n"
+    )
+    assert docs.sidebar(tmp_path) == [
+        "sub/b.ipynb is not in nbs/sidebar.yml",
+        "nbs/sidebar.yml names gone.ipynb, and there is no such page",
+    ]
 
 
-def mute(said,   # documented
-         mum=1): return said
+def mute(
+    said,  # documented
+    mum=1,
+):
+    return said
+
+
 @dataclass
 class Mute:
-    said:int   # documented
-    mum:int = 0
-    def fit(self, model): return model
+    said: int  # documented
+    mum: int = 0
+
+    def fit(self, model):
+        return model
 
 
 def test_what_is_undocumented_is_noticed():
     found = " | ".join(docs.undocumented(dict(mute=mute, Mute=Mute)))
-    assert all(f"{what}" in found for what in ("mute has no docstring", "mute: mum has", "Mute has no docstring", "Mute: mum has", "Mute.fit has no docstring", "Mute.fit: model has")) and "said" not in found
-    assert docs.undocumented(dict(stamp=docs.exports()["stamp"])) == [], "documented: docments a line each, and a docstring"
+    assert (
+        all(
+            f"{what}" in found
+            for what in (
+                "mute has no docstring",
+                "mute: mum has",
+                "Mute has no docstring",
+                "Mute: mum has",
+                "Mute.fit has no docstring",
+                "Mute.fit: model has",
+            )
+        )
+        and "said" not in found
+    )
+    assert docs.undocumented(dict(stamp=docs.exports()["stamp"])) == [], (
+        "documented: docments a line each, and a docstring"
+    )
 
 
 def test_links_in_html_and_code(tmp_path):
-    page = tmp_path/"page.md"
-    page.write_text("<a href='gone.html'>x</a> `[not](a-link)` and\n```\n[nor](this)\n```\n# Ünder *way*, 2nd: `k`-fold\n[here](#ünder-way-2nd-k-fold)\n[web](https://example.org)\n")
-    assert [c for c in docs.links(page)] == ["links to gone.html, and there is no gone.html there"]
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<a href='gone.html'>x</a> `[not](a-link)` and\n```\n[nor](this)\n```\n# Ünder *way*, 2nd: `k`-fold\n[here](#ünder-way-2nd-k-fold)\n[web](https://example.org)\n"
+    )
+    assert [c for c in docs.links(page)] == [
+        "links to gone.html, and there is no gone.html there"
+    ]
 
 
 def test_the_command_says_it(tmp_path):
-    run = subprocess.run([sys.executable, docs.ROOT/"tests"/"docs.py", "stamp", docs.ROOT/"nbs"/"00_core.ipynb"], capture_output=True, text=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            docs.ROOT / "tests" / "docs.py",
+            "stamp",
+            docs.ROOT / "nbs" / "00_core.ipynb",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode and "has not just been run" in run.stderr
 
 
 def test_numbers_on_the_home_page_are_those_of_the_results():
     "A row of the table is a row of the committed table"
-    measured = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in (docs.ROOT/"results"/"biased_mnist_full"/"square_1"/"table.md").read_text().splitlines() if line.startswith("| ")}
-    at = [measured["method"].index(c) for c in ("original", "reversed", "balanced, worst group")]
-    for method in ("ERM", "RandomMask", "MaskTune"): assert f"| {method} | {' | '.join(measured[method][i] for i in at)} |" in readme()
+    measured = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+        for line in (
+            docs.ROOT / "results" / "biased_mnist_full" / "square_1" / "table.md"
+        )
+        .read_text()
+        .splitlines()
+        if line.startswith("| ")
+    }
+    at = [
+        measured["method"].index(c)
+        for c in ("original", "reversed", "balanced, worst group")
+    ]
+    for method in ("ERM", "RandomMask", "MaskTune"):
+        assert (
+            f"| {method} | {' | '.join(measured[method][i] for i in at)} |"
+            in readme()
+        )

@@ -1,4 +1,5 @@
 "Experiments through papermill, with tiny parameters, as a user runs them; and README's lines on a folder of images."
+
 import json
 import re
 import subprocess
@@ -15,111 +16,317 @@ import masktune.all
 from masktune.runs.execute import run_experiment
 from masktune.runs.parameters import experiment_parameters, list_experiments
 
-MASKTUNE = Path(sysconfig.get_path("scripts"))/"masktune"
-NAMES = ["scale", "data", "root", "download", "bias", "draw", "conflicting", "val_conflicting", "epochs", "batch_size", "lr", "finetune_lr", "k", "iterations", "accumulate", "method", "seed", "n_seeds", "other_draw", "device", "out"]
+MASKTUNE = Path(sysconfig.get_path("scripts")) / "masktune"
+NAMES = [
+    "scale",
+    "data",
+    "root",
+    "download",
+    "bias",
+    "draw",
+    "conflicting",
+    "val_conflicting",
+    "epochs",
+    "batch_size",
+    "lr",
+    "finetune_lr",
+    "k",
+    "iterations",
+    "accumulate",
+    "method",
+    "seed",
+    "n_seeds",
+    "other_draw",
+    "device",
+    "out",
+]
 
 
-MINI = dict(own_folder=["accuracy", "worst_class_accuracy"], audit=["accuracy"], selective=["error at 90 %", "AURC"], spuriosity_imagenet=["spurious gap"], backgrounds_challenge=["BG gap"], urbancars=["BG+CoObj gap", "worst_group_accuracy"],
-            waterbirds=["reweighted_accuracy", "worst_group_accuracy"], celeba=["reweighted_accuracy", "worst_group_accuracy"], spawrious=["worst_group_accuracy"], comparison=["worst_group_accuracy"], ablations=["accuracy"], biased_mnist=["worst_group_accuracy"])
-COLUMNS = ["method", "seed", "validation", "original", "aligned", "reversed", "balanced_worst"]
-LONG = ["data", "method", "seed", "labels_used", "weights", "epoch", "split", "metric", "value"]
+MINI = dict(
+    own_folder=["accuracy", "worst_class_accuracy"],
+    audit=["accuracy"],
+    selective=["error at 90 %", "AURC"],
+    spuriosity_imagenet=["spurious gap"],
+    backgrounds_challenge=["BG gap"],
+    urbancars=["BG+CoObj gap", "worst_group_accuracy"],
+    waterbirds=["reweighted_accuracy", "worst_group_accuracy"],
+    celeba=["reweighted_accuracy", "worst_group_accuracy"],
+    spawrious=["worst_group_accuracy"],
+    comparison=["worst_group_accuracy"],
+    ablations=["accuracy"],
+    biased_mnist=["worst_group_accuracy"],
+)
+COLUMNS = [
+    "method",
+    "seed",
+    "validation",
+    "original",
+    "aligned",
+    "reversed",
+    "balanced_worst",
+]
+LONG = [
+    "data",
+    "method",
+    "seed",
+    "labels_used",
+    "weights",
+    "epoch",
+    "split",
+    "metric",
+    "value",
+]
 
 
 @pytest.mark.parametrize("name", MINI)
 def test_every_experiment_in_miniature(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "agg")       # as many CI machines have it: the notebook must show its figures all the same
-    few = dict.fromkeys(("celeba", "urbancars", "spawrious"), "ERM,MaskTune") | dict(comparison="ERM,MaskTune,AFR")     # all methods are tried on waterbirds
-    executed = run_experiment(name, tmp_path, scale="mini", device="cpu", **dict(method=few[name]) if name in few else {})
-    numbers, images = (pd.read_parquet(tmp_path/f"{f}.parquet") for f in ("metrics", "predictions"))
-    assert set(numbers.columns) == set(LONG) and set(MINI[name]) <= set(numbers.metric) and numbers.value.notna().all()
-    assert {"method", "seed", "weights", "split", "id", "label"} <= set(images.columns) and len(images)
-    if name == "biased_mnist": assert list(pd.read_csv(tmp_path/"table.csv").columns) == COLUMNS
-    config = json.loads((tmp_path/"config.json").read_text())
-    assert config["parameters"]["scale"] == "mini" and config["environment"]["torch"] and config["data"]
-    shown = [c for c in nbformat.read(executed, 4).cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))]
-    assert shown and all("fig-alt" in c.source for c in shown) and "<img" in (tmp_path/"report.html").read_text()
+    monkeypatch.setenv(
+        "MPLBACKEND", "agg"
+    )  # as many CI machines have it: the notebook must show its figures all the same
+    few = dict.fromkeys(
+        ("celeba", "urbancars", "spawrious"), "ERM,MaskTune"
+    ) | dict(comparison="ERM,MaskTune,AFR")  # all methods are tried on waterbirds
+    executed = run_experiment(
+        name,
+        tmp_path,
+        scale="mini",
+        device="cpu",
+        **dict(method=few[name]) if name in few else {},
+    )
+    numbers, images = (
+        pd.read_parquet(tmp_path / f"{f}.parquet")
+        for f in ("metrics", "predictions")
+    )
+    assert (
+        set(numbers.columns) == set(LONG)
+        and set(MINI[name]) <= set(numbers.metric)
+        and numbers.value.notna().all()
+    )
+    assert {"method", "seed", "weights", "split", "id", "label"} <= set(
+        images.columns
+    ) and len(images)
+    if name == "biased_mnist":
+        assert list(pd.read_csv(tmp_path / "table.csv").columns) == COLUMNS
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (
+        config["parameters"]["scale"] == "mini"
+        and config["environment"]["torch"]
+        and config["data"]
+    )
+    shown = [
+        c
+        for c in nbformat.read(executed, 4).cells
+        if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))
+    ]
+    assert (
+        shown
+        and all("fig-alt" in c.source for c in shown)
+        and "<img" in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_selective_without_a_pair(tmp_path):
-    run_experiment("selective", tmp_path, scale="mini", method="SelectiveNet", epochs=1, device="cpu")
-    assert pd.read_csv(tmp_path/"table.csv").method.tolist() == ["SelectiveNet"] and "Other ways" not in (tmp_path/"table.md").read_text()
+    run_experiment(
+        "selective",
+        tmp_path,
+        scale="mini",
+        method="SelectiveNet",
+        epochs=1,
+        device="cpu",
+    )
+    assert (
+        pd.read_csv(tmp_path / "table.csv").method.tolist() == ["SelectiveNet"]
+        and "Other ways" not in (tmp_path / "table.md").read_text()
+    )
 
 
-def test_nothing_is_left_out(): assert set(MINI) == set(list_experiments()) - {"bench"}
+def test_nothing_is_left_out():
+    assert set(MINI) == set(list_experiments()) - {"bench"}
 
 
 def test_no_parameter_hides_an_export():
-    for name in list_experiments(): assert not set(experiment_parameters(name).index) & set(vars(masktune.all)), name
+    for name in list_experiments():
+        assert not set(experiment_parameters(name).index) & set(
+            vars(masktune.all)
+        ), name
 
 
 @pytest.mark.slow
 def test_biased_mnist_leaves_its_table(tmp_path):
-    run_experiment("biased_mnist", tmp_path, scale="mini", n_seeds=2, seed=4, bias_conflicting=.05, device="cpu")
-    table = pd.read_csv(tmp_path/"table.csv")
+    run_experiment(
+        "biased_mnist",
+        tmp_path,
+        scale="mini",
+        n_seeds=2,
+        seed=4,
+        bias_conflicting=0.05,
+        device="cpu",
+    )
+    table = pd.read_csv(tmp_path / "table.csv")
     assert list(table.columns) == COLUMNS
-    assert table.method.tolist() == ["ERM", "RandomMask", "MaskTune"]*2 and table.seed.tolist() == [4]*3 + [5]*3
+    assert (
+        table.method.tolist() == ["ERM", "RandomMask", "MaskTune"] * 2
+        and table.seed.tolist() == [4] * 3 + [5] * 3
+    )
     assert table.iloc[:, 2:].to_numpy().max() <= 100 and table.aligned.max() > 50
-    assert (tmp_path/"figure.png").stat().st_size > 10_000 and (tmp_path/"table.md").read_text().count("±") > 10
+    assert (tmp_path / "figure.png").stat().st_size > 10_000 and (
+        tmp_path / "table.md"
+    ).read_text().count("±") > 10
 
 
-@pytest.mark.parametrize("given", [
-    pytest.param(dict(bias="two_squares", method="MaskTune", iterations=2), marks=pytest.mark.slow),
-    pytest.param(dict(bias="none", method="ERM"), marks=pytest.mark.slow),
-    pytest.param(dict(bias="foreground", draw="random", val_conflicting=.5), marks=pytest.mark.slow),
-], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(
+            dict(bias="two_squares", method="MaskTune", iterations=2),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(dict(bias="none", method="ERM"), marks=pytest.mark.slow),
+        pytest.param(
+            dict(bias="foreground", draw="random", val_conflicting=0.5),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
 def test_biased_mnist_other_parameters(tmp_path, given):
     run_experiment("biased_mnist", tmp_path, epochs=1, device="cpu", **given)
-    table = pd.read_csv(tmp_path/"table.csv")
-    assert table.method.tolist() == {"ERM": ["ERM"], "MaskTune": ["MaskTune", "MaskTune ×2"]}.get(given.get("method"), ["ERM", "RandomMask", "MaskTune"])
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table.method.tolist() == {
+        "ERM": ["ERM"],
+        "MaskTune": ["MaskTune", "MaskTune ×2"],
+    }.get(given.get("method"), ["ERM", "RandomMask", "MaskTune"])
 
 
-def test_parameters_are_the_agreed_ones(): assert list(experiment_parameters("biased_mnist").index) == NAMES
+def test_parameters_are_the_agreed_ones():
+    assert list(experiment_parameters("biased_mnist").index) == NAMES
 
 
-@pytest.mark.parametrize("given,says", [
-    (["-p", "epocs=3"], "parameter='epocs' is not known. Did you mean 'epochs'?"),
-    (["-p", "epochs"], "-p epochs must be KEY=VALUE"),
-], ids=str)
+@pytest.mark.parametrize(
+    "given,says",
+    [
+        (
+            ["-p", "epocs=3"],
+            "parameter='epocs' is not known. Did you mean 'epochs'?",
+        ),
+        (["-p", "epochs"], "-p epochs must be KEY=VALUE"),
+    ],
+    ids=str,
+)
 def test_mistakes_are_refused_before_anything_starts(tmp_path, given, says):
-    done = subprocess.run([MASKTUNE, "run", "biased_mnist", "--out", tmp_path/"run", *given], capture_output=True, text=True)
-    assert done.returncode and says in done.stderr and "Traceback" not in done.stderr and not (tmp_path/"run").exists()
+    done = subprocess.run(
+        [MASKTUNE, "run", "biased_mnist", "--out", tmp_path / "run", *given],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode
+        and says in done.stderr
+        and "Traceback" not in done.stderr
+        and not (tmp_path / "run").exists()
+    )
 
 
-@pytest.mark.parametrize("given,says", [
-    (dict(data="full", root="/nowhere"), "there is no MNIST in /nowhere/MNIST/raw"),
-    pytest.param(dict(bias="sqare"), "bias='sqare' is not known. Did you mean 'square'?", marks=pytest.mark.slow),
-    pytest.param(dict(conflicting=1.5), "conflicting=1.5 must be a share between 0 and 1", marks=pytest.mark.slow),
-    pytest.param(dict(method="mask_tune"), "method='mask_tune' is not known. Did you mean 'MaskTune'?", marks=pytest.mark.slow),
-], ids=str)
+@pytest.mark.parametrize(
+    "given,says",
+    [
+        (
+            dict(data="full", root="/nowhere"),
+            "there is no MNIST in /nowhere/MNIST/raw",
+        ),
+        pytest.param(
+            dict(bias="sqare"),
+            "bias='sqare' is not known. Did you mean 'square'?",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            dict(conflicting=1.5),
+            "conflicting=1.5 must be a share between 0 and 1",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            dict(method="mask_tune"),
+            "method='mask_tune' is not known. Did you mean 'MaskTune'?",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
 def test_wrong_values_are_one_sentence(tmp_path, given, says):
     args = [f"-p{k}={v}" for k, v in given.items()]
-    done = subprocess.run([MASKTUNE, "run", "biased_mnist", "--out", tmp_path, *args], capture_output=True, text=True)
-    assert done.returncode and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    done = subprocess.run(
+        [MASKTUNE, "run", "biased_mnist", "--out", tmp_path, *args],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode
+        and says in done.stderr
+        and len(done.stderr.strip().splitlines()) == 1
+    )
 
 
 def test_fit_a_folder_from_the_command_line(tmp_path):
     g = np.random.default_rng(0)
     for name, shade in (("cat", 60), ("dog", 190)):
-        (tmp_path/"photos"/name).mkdir(parents=True)
-        for i in range(12): Image.fromarray((g.normal(shade, 40, (28, 28, 3))).clip(0, 255).astype("uint8")).save(tmp_path/"photos"/name/f"{i}.png")
-    done = subprocess.run([MASKTUNE, "fit", tmp_path/"photos", "--network", "small_cnn", "--epochs", "2", "--batch-size", "8", "--out", tmp_path/"run"], capture_output=True, text=True)
-    assert done.returncode == 0 and "MaskTune" in done.stdout and pd.read_csv(tmp_path/"run"/"table.csv").method.tolist() == ["ERM", "MaskTune"], done.stderr
-    done = subprocess.run([MASKTUNE, "fit", tmp_path/"photo"], capture_output=True, text=True)
-    assert done.returncode and done.stderr.startswith(f"masktune: there is no folder {tmp_path/'photo'}; the nearest that exists is {tmp_path}")
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(
+                (g.normal(shade, 40, (28, 28, 3))).clip(0, 255).astype("uint8")
+            ).save(tmp_path / "photos" / name / f"{i}.png")
+    done = subprocess.run(
+        [
+            MASKTUNE,
+            "fit",
+            tmp_path / "photos",
+            "--network",
+            "small_cnn",
+            "--epochs",
+            "2",
+            "--batch-size",
+            "8",
+            "--out",
+            tmp_path / "run",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode == 0
+        and "MaskTune" in done.stdout
+        and pd.read_csv(tmp_path / "run" / "table.csv").method.tolist()
+        == ["ERM", "MaskTune"]
+    ), done.stderr
+    done = subprocess.run(
+        [MASKTUNE, "fit", tmp_path / "photo"], capture_output=True, text=True
+    )
+    assert done.returncode and done.stderr.startswith(
+        f"masktune: there is no folder {tmp_path / 'photo'}; the nearest that exists is {tmp_path}"
+    )
 
 
 def test_readme_on_a_folder_of_images(tmp_path, monkeypatch):
     "The lines that the README promises for one's own images run as they stand, on a small network"
-    text = (Path(__file__).parents[1]/"README.md").read_text()
+    text = (Path(__file__).parents[1] / "README.md").read_text()
     code = re.search(r"```python\n(from masktune.all.*?)```", text, re.S).group(1)
     g = np.random.default_rng(0)
     for name, shade in (("cat", 60), ("dog", 190)):
-        (tmp_path/"photos"/name).mkdir(parents=True)
-        for i in range(12): Image.fromarray((g.normal(shade, 40, (40, 50, 3))).clip(0, 255).astype("uint8")).save(tmp_path/"photos"/name/f"{i}.jpg")
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(
+                (g.normal(shade, 40, (40, 50, 3))).clip(0, 255).astype("uint8")
+            ).save(tmp_path / "photos" / name / f"{i}.jpg")
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    small = code.replace('create("resnet18", bench.n_classes, pretrained=True)', 'create("small_cnn", bench.n_classes)')
+    small = code.replace(
+        'create("resnet18", bench.n_classes, pretrained=True)',
+        'create("small_cnn", bench.n_classes)',
+    )
     assert small != code
     exec(small.rsplit("\n", 2)[0], namespace)
     before, after = eval(small.strip().splitlines()[-1], namespace)
-    assert len(namespace["bench"].train) == 16 and before.worst_group_accuracy is None and 0 <= after.accuracy <= 1
+    assert (
+        len(namespace["bench"].train) == 16
+        and before.worst_group_accuracy is None
+        and 0 <= after.accuracy <= 1
+    )

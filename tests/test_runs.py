@@ -1,4 +1,5 @@
 "What a run is called, that it is done once, that nothing already done is lost."
+
 import json, multiprocessing, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 
@@ -9,45 +10,71 @@ import pytest
 from masktune.runs.cli import main
 from masktune.runs.execute import is_finished, resume_run, run_experiment
 from masktune.runs.locks import RunLocked, _RunLock, lock_owner
-from masktune.runs.parameters import experiment_parameters, list_experiments, run_hash
+from masktune.runs.parameters import (
+    experiment_parameters,
+    list_experiments,
+    run_hash,
+)
 from masktune.runs.record import write_record
 from throwaway import WRITES, forked, notebook, until
 
 
-def contents(folder): return {p.relative_to(folder): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+def contents(folder):
+    return {
+        p.relative_to(folder): (p.stat().st_mtime_ns, p.read_bytes())
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     "A folder on a disk of 100 kB"
-    (disk := tmp_path/"disk").mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True).returncode: pytest.skip("needs the right to mount a small disk")
+    (disk := tmp_path / "disk").mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk],
+        capture_output=True,
+    ).returncode:
+        pytest.skip("needs the right to mount a small disk")
     yield disk
     subprocess.run(["umount", disk], check=True)
 
 
 # what it may be told
 
-@pytest.mark.parametrize("given,says", [
-    (dict(sed=1), "parameter='sed' is not known. Did you mean 'seed'? There are: seed, method, share, epochs, out."),
-    (dict(seed="one"), "seed='one' must be a whole number (of the throw)."),
-    (dict(seed=1.5), "seed=1.5 must be a whole number"),
-    (dict(seed=True), "seed=True must be a whole number"),
-    (dict(seed=None), "seed=None must be a whole number"),
-    (dict(method="MaskTun"), "method='MaskTun' is not known. Did you mean 'MaskTune'? There are: ERM, MaskTune, all."),
-    (dict(method=3), "method=3 is not known."),
-    (dict(share=1.5), "share=1.5 must be a share between 0 and 1"),
-    (dict(share="half"), "share='half' must be a number"),
-    (dict(epochs=0), "epochs=0 must be a whole number, 1 or more"),
-    (dict(epochs=2.), "epochs=2.0 must be a whole number, 1 or more or None"),
-    (dict(out="x"), "out=... is not a parameter to give"),
-], ids=str)
+
+@pytest.mark.parametrize(
+    "given,says",
+    [
+        (
+            dict(sed=1),
+            "parameter='sed' is not known. Did you mean 'seed'? There are: seed, method, share, epochs, out.",
+        ),
+        (dict(seed="one"), "seed='one' must be a whole number (of the throw)."),
+        (dict(seed=1.5), "seed=1.5 must be a whole number"),
+        (dict(seed=True), "seed=True must be a whole number"),
+        (dict(seed=None), "seed=None must be a whole number"),
+        (
+            dict(method="MaskTun"),
+            "method='MaskTun' is not known. Did you mean 'MaskTune'? There are: ERM, MaskTune, all.",
+        ),
+        (dict(method=3), "method=3 is not known."),
+        (dict(share=1.5), "share=1.5 must be a share between 0 and 1"),
+        (dict(share="half"), "share='half' must be a number"),
+        (dict(epochs=0), "epochs=0 must be a whole number, 1 or more"),
+        (dict(epochs=2.0), "epochs=2.0 must be a whole number, 1 or more or None"),
+        (dict(out="x"), "out=... is not a parameter to give"),
+    ],
+    ids=str,
+)
 def test_a_wrong_parameter_is_refused_before_anything_starts(tmp_path, given, says):
-    nb = notebook(tmp_path/"tiny.ipynb", WRITES)
-    with pytest.raises(ValueError, match=re.escape(says)): runs._checked(nb, given)
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        runs._checked(nb, given)
     if "out" not in given:
-        with pytest.raises(ValueError): run_experiment(nb, tmp_path/"run", **given)
-    assert not (tmp_path/"run").exists()
+        with pytest.raises(ValueError):
+            run_experiment(nb, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_comment_says_what_is_allowed(tmp_path):
@@ -60,75 +87,183 @@ like = "all"    # a name such as "ERM", or "all"
 low = 0         # -2 to 0
 free = None     # a folder; None: elsewhere
 noted: float = None  # anything; None: as above"""
-    nb = notebook(tmp_path/"tiny.ipynb", parameters=lines)
-    assert experiment_parameters(nb).allowed.tolist() == ["a whole number or None", "a number or None", "a text or None", '"x", "y" or None', '"ERM", "MaskTune", "all", or several with commas between', "a text", "a whole number, -2 to 0", "any value", "a number or None"]
-    assert runs._checked(nb, dict(many="erm, MASKTUNE", like="new", rate=1))["many"] == "ERM,MaskTune"
-    for wrong in (dict(one=.5), dict(one="x"), dict(rate="x"), dict(net=3), dict(which="z"), dict(many="ERM,JTT"), dict(many="ERM;MaskTune"), dict(like=1), dict(low=1), dict(low=-3), dict(noted="x")):
-        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}=.* (must be|is not known)|many='JTT' is not known"): runs._checked(nb, wrong)
+    nb = notebook(tmp_path / "tiny.ipynb", parameters=lines)
+    assert experiment_parameters(nb).allowed.tolist() == [
+        "a whole number or None",
+        "a number or None",
+        "a text or None",
+        '"x", "y" or None',
+        '"ERM", "MaskTune", "all", or several with commas between',
+        "a text",
+        "a whole number, -2 to 0",
+        "any value",
+        "a number or None",
+    ]
+    assert (
+        runs._checked(nb, dict(many="erm, MASKTUNE", like="new", rate=1))["many"]
+        == "ERM,MaskTune"
+    )
+    for wrong in (
+        dict(one=0.5),
+        dict(one="x"),
+        dict(rate="x"),
+        dict(net=3),
+        dict(which="z"),
+        dict(many="ERM,JTT"),
+        dict(many="ERM;MaskTune"),
+        dict(like=1),
+        dict(low=1),
+        dict(low=-3),
+        dict(noted="x"),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf"{next(iter(wrong))}=.* (must be|is not known)|many='JTT' is not known",
+        ):
+            runs._checked(nb, wrong)
 
 
 @pytest.mark.parametrize("name", list(list_experiments()))
 def test_an_experiments_defaults_are_among_what_it_allows(name):
-    for p in runs._parameters(name).values(): assert p.check(p.default) == p.default
+    for p in runs._parameters(name).values():
+        assert p.check(p.default) == p.default
 
 
 def test_a_notebook_that_is_none(tmp_path):
-    untagged, nothing = notebook(tmp_path/"untagged.ipynb", WRITES, tags=()), tmp_path/"torn.ipynb"
+    untagged, nothing = (
+        notebook(tmp_path / "untagged.ipynb", WRITES, tags=()),
+        tmp_path / "torn.ipynb",
+    )
     nothing.write_text(untagged.read_text()[:200])
-    with pytest.raises(ValueError, match="untagged.ipynb has no cell tagged `experiment_parameters`: tag the cell"): run_experiment(untagged, tmp_path/"run")
-    with pytest.raises(ValueError, match="torn.ipynb is damaged"): experiment_parameters(nothing)
-    with pytest.raises(FileNotFoundError, match="there is no notebook .*absent.ipynb"): experiment_parameters(tmp_path/"absent.ipynb")
-    with pytest.raises(ValueError, match="Did you mean 'biased_mnist'"): experiment_parameters("biased_mist")
-    assert not (tmp_path/"run").exists()
+    with pytest.raises(
+        ValueError,
+        match="untagged.ipynb has no cell tagged `experiment_parameters`: tag the cell",
+    ):
+        run_experiment(untagged, tmp_path / "run")
+    with pytest.raises(ValueError, match="torn.ipynb is damaged"):
+        experiment_parameters(nothing)
+    with pytest.raises(
+        FileNotFoundError, match="there is no notebook .*absent.ipynb"
+    ):
+        experiment_parameters(tmp_path / "absent.ipynb")
+    with pytest.raises(ValueError, match="Did you mean 'biased_mnist'"):
+        experiment_parameters("biased_mist")
+    assert not (tmp_path / "run").exists()
 
 
 # its name
 
+
 def test_prose_changes_no_name(tmp_path):
-    nb = notebook(tmp_path/"tiny.ipynb", WRITES)
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
     before, text = run_hash(nb), nb.read_text()
-    assert before == run_hash(nb, seed=0) == run_hash(nb, method="erm") and len({before, run_hash(nb, seed=1), run_hash(nb, epochs=3)}) == 3
-    for old, new, same in [("An experiment that takes", "One that takes", True), ("# of the throw", "# of the dice", True), ("import json, numpy", "# first\\nimport json,  numpy", True),
-                           (".random(4)", ".random(5)", False), ("seed = 0 ", "seed = 1 ", False)]:
+    assert (
+        before == run_hash(nb, seed=0) == run_hash(nb, method="erm")
+        and len({before, run_hash(nb, seed=1), run_hash(nb, epochs=3)}) == 3
+    )
+    for old, new, same in [
+        ("An experiment that takes", "One that takes", True),
+        ("# of the throw", "# of the dice", True),
+        ("import json, numpy", "# first\\nimport json,  numpy", True),
+        (".random(4)", ".random(5)", False),
+        ("seed = 0 ", "seed = 1 ", False),
+    ]:
         assert old in text
         nb.write_text(text.replace(old, new))
         assert (run_hash(nb) == before) is same, (old, new)
 
 
-@pytest.mark.parametrize("module,added,same", [("masking", "# prose", True), ("masking", "def new(): return 1", False), ("launch", "def new(): return 1", True)], ids=str)
-def test_an_edited_method_changes_the_name(tmp_path, monkeypatch, module, added, same):
-    nb = notebook(tmp_path/"tiny.ipynb", WRITES)
+@pytest.mark.parametrize(
+    "module,added,same",
+    [
+        ("masking", "# prose", True),
+        ("masking", "def new(): return 1", False),
+        ("launch", "def new(): return 1", True),
+    ],
+    ids=str,
+)
+def test_an_edited_method_changes_the_name(
+    tmp_path, monkeypatch, module, added, same
+):
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
     before = run_hash(nb)
-    shutil.copytree(Path(runs.__file__).parent, tmp_path/"masktune", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(runs, "__file__", str(tmp_path/"masktune"/"runs.py"))
+    shutil.copytree(
+        Path(runs.__file__).parent,
+        tmp_path / "masktune",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "masktune" / "runs.py"))
     assert run_hash(nb) == before
-    with open(tmp_path/"masktune"/f"{module}.py", "a") as f: f.write(f"\n{added}\n")
+    with open(tmp_path / "masktune" / f"{module}.py", "a") as f:
+        f.write(f"\n{added}\n")
     assert (run_hash(nb) == before) is same
 
 
 # one run
 
+
 def test_a_run_leaves_its_record_and_is_done_once(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     figure = '#| fig-alt: "A line that rises"\nimport matplotlib.pyplot as plt, pandas as pd\nplt.plot([1, 2]); plt.show()\npd.DataFrame(dict(a=[1]))'
-    nb = notebook(tmp_path/"tiny.ipynb", "#| hide\nprint('not this')", WRITES, figure,
-                  "import os; print(*[os.environ[k] for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')])")
-    executed = run_experiment(nb, tmp_path/"run", threads=2, seed=5)
-    files = {p.name for p in (tmp_path/"run").iterdir()}
-    assert files == {"config.json", "finished.json", "log.txt", "metrics.parquet", "report.html", "run.json", "tiny.ipynb"} and is_finished(tmp_path/"run")
-    asked = json.loads((tmp_path/"run"/"run.json").read_text())
-    assert asked["parameters"] == dict(seed=5, method="ERM", share=.5, epochs=None) and asked["given"] == dict(seed=5) and asked["hash"] == run_hash(nb, seed=5) == write_record(tmp_path/"run", {})["run"]
-    assert asked["threads"] == 2 and "2 2\\n" in executed.read_text() and os.environ["OMP_NUM_THREADS"] == "1"
-    page = (tmp_path/"run"/"report.html").read_text()
-    assert 'alt="A line that rises"' in page and "data:image/png;base64," in page and asked["hash"] in page and 'name="viewport"' in page and "<h1" in page
-    assert "default_rng" not in page and "not this" not in page and "<script" not in page and not re.search(r"""(src|href|url)\W{1,3}(https?:)?//""", page)
-    before = contents(tmp_path/"run")
-    run_experiment(nb, tmp_path/"run", seed=5)
-    assert contents(tmp_path/"run") == before
-    with pytest.raises(ValueError, match=r"holds another run, with seed=5 \(now 6\): choose another folder"): run_experiment(nb, tmp_path/"run", seed=6)
+    nb = notebook(
+        tmp_path / "tiny.ipynb",
+        "#| hide\nprint('not this')",
+        WRITES,
+        figure,
+        "import os; print(*[os.environ[k] for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')])",
+    )
+    executed = run_experiment(nb, tmp_path / "run", threads=2, seed=5)
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert files == {
+        "config.json",
+        "finished.json",
+        "log.txt",
+        "metrics.parquet",
+        "report.html",
+        "run.json",
+        "tiny.ipynb",
+    } and is_finished(tmp_path / "run")
+    asked = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (
+        asked["parameters"] == dict(seed=5, method="ERM", share=0.5, epochs=None)
+        and asked["given"] == dict(seed=5)
+        and asked["hash"]
+        == run_hash(nb, seed=5)
+        == write_record(tmp_path / "run", {})["run"]
+    )
+    assert (
+        asked["threads"] == 2
+        and "2 2\\n" in executed.read_text()
+        and os.environ["OMP_NUM_THREADS"] == "1"
+    )
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert (
+        'alt="A line that rises"' in page
+        and "data:image/png;base64," in page
+        and asked["hash"] in page
+        and 'name="viewport"' in page
+        and "<h1" in page
+    )
+    assert (
+        "default_rng" not in page
+        and "not this" not in page
+        and "<script" not in page
+        and not re.search(r"""(src|href|url)\W{1,3}(https?:)?//""", page)
+    )
+    before = contents(tmp_path / "run")
+    run_experiment(nb, tmp_path / "run", seed=5)
+    assert contents(tmp_path / "run") == before
+    with pytest.raises(
+        ValueError,
+        match=r"holds another run, with seed=5 \(now 6\): choose another folder",
+    ):
+        run_experiment(nb, tmp_path / "run", seed=6)
     nb.write_text(nb.read_text().replace("random(4)", "random(4)*2"))
-    with pytest.raises(ValueError, match="holds another run, with the code as it was then"): run_experiment(nb, tmp_path/"run", seed=5)
-    assert contents(tmp_path/"run") == before
+    with pytest.raises(
+        ValueError, match="holds another run, with the code as it was then"
+    ):
+        run_experiment(nb, tmp_path / "run", seed=5)
+    assert contents(tmp_path / "run") == before
 
 
 def test_a_run_that_failed_keeps_what_it_did_and_goes_on(tmp_path):
@@ -136,146 +271,260 @@ def test_a_run_that_failed_keeps_what_it_did_and_goes_on(tmp_path):
 done = Path(out)/"checkpoints"; done.mkdir(exist_ok=True)
 (done/str(len(list(done.iterdir())))).touch()
 print("tries:", len(list(done.iterdir())))"""
-    nb = notebook(tmp_path/"tiny.ipynb", goes_on, f"if not Path({str(tmp_path)!r}, 'mended').exists(): raise KeyError('nothing\\nthere')", WRITES)
-    with pytest.raises(RuntimeError, match=r"KeyError: 'nothing.* \(What was done before is in .*tiny.ipynb\.\)"): run_experiment(nb, tmp_path/"run", threads=2)
-    text = (tmp_path/"run"/"tiny.ipynb").read_text()
-    assert "tries: 1" in text and "Traceback" in text and json.loads((tmp_path/"run"/"failed.json").read_text())["error"].startswith("KeyError") and not is_finished(tmp_path/"run")
-    (tmp_path/"mended").touch()
-    run_experiment(nb, tmp_path/"run")
-    assert "tries: 2" in (tmp_path/"run"/"tiny.ipynb").read_text() and is_finished(tmp_path/"run") and not (tmp_path/"run"/"failed.json").exists()
-    assert json.loads((tmp_path/"run"/"run.json").read_text())["threads"] == 2
+    nb = notebook(
+        tmp_path / "tiny.ipynb",
+        goes_on,
+        f"if not Path({str(tmp_path)!r}, 'mended').exists(): raise KeyError('nothing\\nthere')",
+        WRITES,
+    )
+    with pytest.raises(
+        RuntimeError,
+        match=r"KeyError: 'nothing.* \(What was done before is in .*tiny.ipynb\.\)",
+    ):
+        run_experiment(nb, tmp_path / "run", threads=2)
+    text = (tmp_path / "run" / "tiny.ipynb").read_text()
+    assert (
+        "tries: 1" in text
+        and "Traceback" in text
+        and json.loads((tmp_path / "run" / "failed.json").read_text())[
+            "error"
+        ].startswith("KeyError")
+        and not is_finished(tmp_path / "run")
+    )
+    (tmp_path / "mended").touch()
+    run_experiment(nb, tmp_path / "run")
+    assert (
+        "tries: 2" in (tmp_path / "run" / "tiny.ipynb").read_text()
+        and is_finished(tmp_path / "run")
+        and not (tmp_path / "run" / "failed.json").exists()
+    )
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == 2
 
 
 def test_a_killed_kernel_is_one_sentence(tmp_path):
-    nb = notebook(tmp_path/"tiny.ipynb", "print('here')", "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(RuntimeError, match="the kernel died in the middle of a cell"): run_experiment(nb, tmp_path/"run")
-    assert "here" in (tmp_path/"run"/"tiny.ipynb").read_text() and (tmp_path/"run"/"failed.json").exists() and not lock_owner(tmp_path/"run")
+    nb = notebook(
+        tmp_path / "tiny.ipynb",
+        "print('here')",
+        "import os; os.kill(os.getpid(), 9)",
+    )
+    with pytest.raises(
+        RuntimeError, match="the kernel died in the middle of a cell"
+    ):
+        run_experiment(nb, tmp_path / "run")
+    assert (
+        "here" in (tmp_path / "run" / "tiny.ipynb").read_text()
+        and (tmp_path / "run" / "failed.json").exists()
+        and not lock_owner(tmp_path / "run")
+    )
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, small_disk):
-    nb = notebook(tmp_path/"tiny.ipynb", WRITES)
-    run_experiment(nb, small_disk/"first")
-    before = contents(small_disk/"first")
-    fat = notebook(tmp_path/"fat.ipynb", "print('x'*200_000)")
-    with pytest.raises(OSError, match=f"{small_disk}/second can't be written: No space left on device. Make room"): run_experiment(fat, small_disk/"second")
-    assert contents(small_disk/"first") == before and not is_finished(small_disk/"second") and not lock_owner(small_disk/"second")
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    run_experiment(nb, small_disk / "first")
+    before = contents(small_disk / "first")
+    fat = notebook(tmp_path / "fat.ipynb", "print('x'*200_000)")
+    with pytest.raises(
+        OSError,
+        match=f"{small_disk}/second can't be written: No space left on device. Make room",
+    ):
+        run_experiment(fat, small_disk / "second")
+    assert (
+        contents(small_disk / "first") == before
+        and not is_finished(small_disk / "second")
+        and not lock_owner(small_disk / "second")
+    )
     subprocess.run(["mount", "-o", "remount,size=4M", small_disk], check=True)
-    run_experiment(fat, small_disk/"second")
-    assert is_finished(small_disk/"second")
+    run_experiment(fat, small_disk / "second")
+    assert is_finished(small_disk / "second")
 
 
 def test_a_read_only_folder_is_one_sentence(tmp_path, small_disk):
-    nb = notebook(tmp_path/"tiny.ipynb", WRITES)
-    run_experiment(nb, small_disk/"first")
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    run_experiment(nb, small_disk / "first")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    before = contents(small_disk/"first")
-    with pytest.raises(OSError, match=f"{small_disk}/second can't be written: Read-only file system"): run_experiment(nb, small_disk/"second")
-    assert contents(small_disk/"first") == before
+    before = contents(small_disk / "first")
+    with pytest.raises(
+        OSError,
+        match=f"{small_disk}/second can't be written: Read-only file system",
+    ):
+        run_experiment(nb, small_disk / "second")
+    assert contents(small_disk / "first") == before
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_a_run_that_is_stopped_leaves_no_process_and_no_lock(tmp_path, how):
-    nb = notebook(tmp_path/"tiny.ipynb", "print('one')", f"open({str(tmp_path/'started')!r}, 'w')\nimport time; time.sleep(99)")
-    p = forked(main, ["run", str(nb), "--out", str(tmp_path/"runs")], said=tmp_path/"said")
-    until((tmp_path/"started").exists)
-    kernels, folder = psutil.Process(p.pid).children(recursive=True), next((tmp_path/"runs").iterdir())
+    nb = notebook(
+        tmp_path / "tiny.ipynb",
+        "print('one')",
+        f"open({str(tmp_path / 'started')!r}, 'w')\nimport time; time.sleep(99)",
+    )
+    p = forked(
+        main,
+        ["run", str(nb), "--out", str(tmp_path / "runs")],
+        said=tmp_path / "said",
+    )
+    until((tmp_path / "started").exists)
+    kernels, folder = (
+        psutil.Process(p.pid).children(recursive=True),
+        next((tmp_path / "runs").iterdir()),
+    )
     assert kernels and lock_owner(folder)["pid"] == p.pid
     os.kill(p.pid, how)
     p.join(30)
-    assert p.exitcode == 1 and (tmp_path/"said").read_text() == "masktune: stopped; started again it goes on."
-    assert not any(k.is_running() for k in kernels) and {f.name for f in folder.iterdir()} == {"run.json", "log.txt", "tiny.ipynb"} and "one" in (folder/"tiny.ipynb").read_text()
+    assert (
+        p.exitcode == 1
+        and (tmp_path / "said").read_text()
+        == "masktune: stopped; started again it goes on."
+    )
+    assert (
+        not any(k.is_running() for k in kernels)
+        and {f.name for f in folder.iterdir()}
+        == {"run.json", "log.txt", "tiny.ipynb"}
+        and "one" in (folder / "tiny.ipynb").read_text()
+    )
 
 
 # its lock
 
+
 def lock(folder, **said):
-    (folder/"lock.1").write_text(json.dumps(dict(host=socket.gethostname(), pid=os.getpid(), born=psutil.Process().create_time(), started="then", slurm=None) | said))
-    return folder/"lock.1"
+    (folder / "lock.1").write_text(
+        json.dumps(
+            dict(
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                born=psutil.Process().create_time(),
+                started="then",
+                slurm=None,
+            )
+            | said
+        )
+    )
+    return folder / "lock.1"
 
 
 def test_a_lock_is_held_by_its_process(tmp_path):
     assert lock_owner(tmp_path) is None
     with _RunLock(tmp_path):
-        assert lock_owner(tmp_path)["pid"] == os.getpid() and lock_owner(tmp_path)["host"] == socket.gethostname()
-        with pytest.raises(RunLocked, match=f"is being run by process {os.getpid()} on {socket.gethostname()} since 20"): _RunLock(tmp_path).__enter__()
+        assert (
+            lock_owner(tmp_path)["pid"] == os.getpid()
+            and lock_owner(tmp_path)["host"] == socket.gethostname()
+        )
+        with pytest.raises(
+            RunLocked,
+            match=f"is being run by process {os.getpid()} on {socket.gethostname()} since 20",
+        ):
+            _RunLock(tmp_path).__enter__()
     assert lock_owner(tmp_path) is None and not list(tmp_path.iterdir())
 
 
 def test_a_lock_dies_with_its_process(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+    )
     lock(tmp_path, pid=child.pid, born=psutil.Process(child.pid).create_time())
     assert lock_owner(tmp_path)
     child.kill()
-    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE: time.sleep(.01)
-    assert lock_owner(tmp_path) is None          # a dead process that nobody has waited for
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert lock_owner(tmp_path) is None  # a dead process that nobody has waited for
     child.wait()
     assert lock_owner(tmp_path) is None
-    with _RunLock(tmp_path): assert [l.name for l in tmp_path.iterdir()] == ["lock.2"]
+    with _RunLock(tmp_path):
+        assert [l.name for l in tmp_path.iterdir()] == ["lock.2"]
 
 
-@pytest.mark.parametrize("said", [dict(host="elsewhere"), dict(born=0.)], ids=["another host", "a number used again"])
+@pytest.mark.parametrize(
+    "said",
+    [dict(host="elsewhere"), dict(born=0.0)],
+    ids=["another host", "a number used again"],
+)
 def test_a_lock_that_cannot_be_looked_up_dies_of_silence(tmp_path, said):
     path = lock(tmp_path, **said)
     assert lock_owner(tmp_path)
-    os.utime(path, (time.time() - 601,)*2)
+    os.utime(path, (time.time() - 601,) * 2)
     assert lock_owner(tmp_path) is None
 
 
 def test_an_empty_lock_is_a_new_one(tmp_path):
-    (tmp_path/"lock.1").touch()
-    with pytest.raises(RunLocked): _RunLock(tmp_path).__enter__()
+    (tmp_path / "lock.1").touch()
+    with pytest.raises(RunLocked):
+        _RunLock(tmp_path).__enter__()
 
 
 def test_a_lock_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_BEAT", .02)
+    monkeypatch.setattr(runs, "_BEAT", 0.02)
     with _RunLock(tmp_path) as l:
         os.utime(l.path, (0, 0))
-        time.sleep(.3)
+        time.sleep(0.3)
         assert time.time() - l.path.stat().st_mtime < 10
 
 
 def test_slurm_is_asked_about_locks_on_other_hosts(tmp_path, monkeypatch):
-    (tmp_path/"bin").mkdir(); (tmp_path/"run").mkdir()
-    (tmp_path/"bin"/"squeue").write_text("#!/bin/sh\necho 7_1 RUNNING\n")
-    (tmp_path/"bin"/"squeue").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path/'bin'}:{os.environ['PATH']}")
-    path = lock(tmp_path/"run", host="elsewhere", slurm="7_1")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\necho 7_1 RUNNING\n")
+    (tmp_path / "bin" / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    path = lock(tmp_path / "run", host="elsewhere", slurm="7_1")
     os.utime(path, (0, 0))
-    assert lock_owner(tmp_path/"run")                                    # silent, but Slurm knows better
-    lock(tmp_path/"run", host="elsewhere", slurm="7_2")
-    assert lock_owner(tmp_path/"run") is None                            # not silent, but gone
-    lock(tmp_path/"run", host="elsewhere", slurm="7_1")
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7"); monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    assert lock_owner(tmp_path/"run") is None                            # this job itself, requeued on another node
-    (tmp_path/"bin"/"squeue").write_text("#!/bin/sh\nexit 1\n")
+    assert lock_owner(tmp_path / "run")  # silent, but Slurm knows better
+    lock(tmp_path / "run", host="elsewhere", slurm="7_2")
+    assert lock_owner(tmp_path / "run") is None  # not silent, but gone
+    lock(tmp_path / "run", host="elsewhere", slurm="7_1")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert (
+        lock_owner(tmp_path / "run") is None
+    )  # this job itself, requeued on another node
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
-    assert lock_owner(tmp_path/"run")                                    # the controller is down: the heartbeat counts
+    assert lock_owner(
+        tmp_path / "run"
+    )  # the controller is down: the heartbeat counts
 
 
 def _contend(folder, barrier, won):
     for i in range(30):
         barrier.wait()
         try:
-            with _RunLock(folder/str(i)): won[i] += 1; barrier.wait()
-        except RunLocked: barrier.wait()
+            with _RunLock(folder / str(i)):
+                won[i] += 1
+                barrier.wait()
+        except RunLocked:
+            barrier.wait()
 
 
 def test_of_many_that_find_a_dead_lock_one_takes_it(tmp_path):
-    for i in range(30): (tmp_path/str(i)).mkdir(); lock(tmp_path/str(i), pid=2**22 + 1)
+    for i in range(30):
+        (tmp_path / str(i)).mkdir()
+        lock(tmp_path / str(i), pid=2**22 + 1)
     fork = multiprocessing.get_context("fork")
     barrier, won = fork.Barrier(6), fork.Array("i", 30)
     # `won` is added to under the lock alone, so two holders at once show as 2
-    processes = [fork.Process(target=_contend, args=(tmp_path, barrier, won)) for _ in range(6)]
-    for p in processes: p.start()
-    for p in processes: p.join(60)
-    assert all(p.exitcode == 0 for p in processes) and max(won) == 1 and sum(won) > 20
+    processes = [
+        fork.Process(target=_contend, args=(tmp_path, barrier, won))
+        for _ in range(6)
+    ]
+    for p in processes:
+        p.start()
+    for p in processes:
+        p.join(60)
+    assert (
+        all(p.exitcode == 0 for p in processes) and max(won) == 1 and sum(won) > 20
+    )
 
 
 def test_again_refuses_what_was_asked_for_with_other_code(tmp_path):
-    nb = notebook(tmp_path/"tiny.ipynb", WRITES)
-    runs._claim(tmp_path/"run", runs._plan(nb, {}))
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    runs._claim(tmp_path / "run", runs._plan(nb, {}))
     nb.write_text(nb.read_text().replace("random(4)", "random(4)*2"))
-    with pytest.raises(ValueError, match="was asked for with other code than there is now"): resume_run(tmp_path/"run")
-    with pytest.raises(ValueError, match="holds no run"): resume_run(tmp_path)
-    (tmp_path/"run"/"run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json is damaged: delete it"): resume_run(tmp_path/"run")
+    with pytest.raises(
+        ValueError, match="was asked for with other code than there is now"
+    ):
+        resume_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="holds no run"):
+        resume_run(tmp_path)
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="run.json is damaged: delete it"):
+        resume_run(tmp_path / "run")

@@ -1,4 +1,5 @@
 "A tiny experiment for the tests of runs and sweeps"
+
 import contextlib, json, multiprocessing, os, signal, time
 
 import nbformat.v4 as nbf
@@ -18,19 +19,40 @@ pd.DataFrame(dict(data="tiny", method=method, seed=seed, sees="labels", weights=
 
 def notebook(path, *code, parameters=PARAMETERS, tags=("parameters",)):
     "Write an experiment whose cells are `code`"
-    cells = [nbf.new_markdown_cell("# Tiny\n\n> An experiment that takes no time"), nbf.new_code_cell(parameters, metadata=dict(tags=list(tags)))]
-    python = dict(kernelspec=dict(name="python3", language="python", display_name="python3"))
-    path.write_text(json.dumps(nbf.new_notebook(cells=cells + [nbf.new_code_cell(c) for c in code], metadata=python)))
+    cells = [
+        nbf.new_markdown_cell("# Tiny\n\n> An experiment that takes no time"),
+        nbf.new_code_cell(parameters, metadata=dict(tags=list(tags))),
+    ]
+    python = dict(
+        kernelspec=dict(name="python3", language="python", display_name="python3")
+    )
+    path.write_text(
+        json.dumps(
+            nbf.new_notebook(
+                cells=cells + [nbf.new_code_cell(c) for c in code], metadata=python
+            )
+        )
+    )
     return path
 
 
 def forked(does, *args, said=os.devnull, **kwargs):
     "A call in a process of its own, which begins with what is imported here already; what it prints goes to the file `said`"
+
     def child():
-        for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.default_int_handler)
-        with open(said, "w") as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
-            try: does(*args, **kwargs)
-            except SystemExit as e: f.write(str(e)); raise
+        for s in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(s, signal.default_int_handler)
+        with (
+            open(said, "w") as f,
+            contextlib.redirect_stdout(f),
+            contextlib.redirect_stderr(f),
+        ):
+            try:
+                does(*args, **kwargs)
+            except SystemExit as e:
+                f.write(str(e))
+                raise
+
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     return process
@@ -39,4 +61,6 @@ def forked(does, *args, said=os.devnull, **kwargs):
 def until(what, seconds=120):
     "Wait until `what()`"
     end = time.monotonic() + seconds
-    while not what(): assert time.monotonic() < end, "waited in vain"; time.sleep(.05)
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

@@ -14,35 +14,74 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# %% ../../nbs/core/03_distributed.ipynb #6de0cd16
+# %% ../../nbs/core/03_distributed.ipynb #8880ef54
 @functools.cache
 def distributed_state():
     "The processes that share this run, where `torchrun` or `accelerate launch` started several (accelerate's PartialState); else None"
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2: return None
-    try: from accelerate import PartialState
-    except ImportError: raise ImportError("a run shared by several processes needs accelerate: pip install accelerate") from None
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return None
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise ImportError(
+            "a run shared by several processes needs accelerate: pip install accelerate"
+        ) from None
     return PartialState(cpu=not torch.cuda.is_available())
+
 
 def rank_and_world_size() -> tuple:
     "(this process's number, how many there are): who does which batches"
-    return (distributed_state().process_index, distributed_state().num_processes) if distributed_state() else (0, 1)
+    return (
+        (distributed_state().process_index, distributed_state().num_processes)
+        if distributed_state()
+        else (0, 1)
+    )
 
+# %% ../../nbs/core/03_distributed.ipynb #15464eaa
 def resolve_device(
-    device=None,     # a torch device or its name; None: the first GPU, else Apple's, else the CPU; in a team each process its own
+    device=None,  # a torch device or its name; None: the first GPU, else Apple's, else the CPU; in a team each process its own
 ) -> torch.device:
     "The device to compute on"
-    if device is not None: return torch.device(device)
-    if distributed_state(): return distributed_state().device
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    if device is not None:
+        return torch.device(device)
+    if distributed_state():
+        return distributed_state().device
+    return torch.device(
+        "cuda"
+        if torch.cuda.is_available()
+        else "mps"
+        if torch.backends.mps.is_available()
+        else "cpu"
+    )
 
+# %% ../../nbs/core/03_distributed.ipynb #5580f3d3
 def environment() -> dict:
     "What a number depends on besides its parameters: hardware, versions, threads"
     import torchvision
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(gpu=gpu, cpu=_cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(), system=platform.platform(),
-                python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__, numpy=np.__version__)
+    return dict(
+        gpu=gpu,
+        cpu=_cpu_name(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        system=platform.platform(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        numpy=np.__version__,
+    )
+
 
 def _cpu_name():
     info = Path("/proc/cpuinfo")
-    names = [l.split(":")[1].strip() for l in info.read_text().splitlines() if l.startswith("model name")] if info.exists() else []
+    names = (
+        [
+            l.split(":")[1].strip()
+            for l in info.read_text().splitlines()
+            if l.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor()

@@ -15,15 +15,18 @@ import torch
 
 # %% ../../nbs/core/01_files.ipynb #74c19a25
 def resolve_path(
-    path,            # a file or folder; relative ones count from the project, `~` is the home folder
+    path,  # a file or folder; relative ones count from the project, `~` is the home folder
 ) -> Path:
     "The absolute path of `path`"
     path, here = Path(path).expanduser(), Path.cwd()
-    project = next((d for d in (here, *here.parents) if (d/"settings.ini").exists()), here)
-    return project/path
+    project = next(
+        (d for d in (here, *here.parents) if (d / "settings.ini").exists()), here
+    )
+    return project / path
+
 
 def data_root(
-    root=None,       # a folder; None: the environment's `MASKTUNE_DATA`, else `data`
+    root=None,  # a folder; None: the environment's `MASKTUNE_DATA`, else `data`
 ) -> Path:
     "The folder that data sets are looked for in"
     return resolve_path(root or os.environ.get("MASKTUNE_DATA") or "data")
@@ -31,7 +34,7 @@ def data_root(
 # %% ../../nbs/core/01_files.ipynb #f165575f
 @contextlib.contextmanager
 def atomic_write(
-    path,            # the file to write; its folder is made if need be
+    path,  # the file to write; its folder is made if need be
 ):
     "A temporary path that becomes `path` when the block ends well, and vanishes when it doesn't"
     path = Path(path)
@@ -39,25 +42,33 @@ def atomic_write(
     temp = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temp
-        with open(temp, "rb+") as f: os.fsync(f.fileno())
+        with open(temp, "rb+") as f:
+            os.fsync(f.fileno())
         os.replace(temp, path)
-    finally: temp.unlink(missing_ok=True)
+    finally:
+        temp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/01_files.ipynb #f8d4e9a0
 def _update_hash(h, thing):
-    if isinstance(thing, torch.nn.Module): thing = thing.state_dict()
+    if isinstance(thing, torch.nn.Module):
+        thing = thing.state_dict()
     if isinstance(thing, dict):
-        for k, v in thing.items(): _update_hash(h, k); _update_hash(h, v)
+        for k, v in thing.items():
+            _update_hash(h, k)
+            _update_hash(h, v)
     elif isinstance(thing, (list, tuple)):
-        for v in thing: _update_hash(h, v)
+        for v in thing:
+            _update_hash(h, v)
     elif isinstance(thing, torch.Tensor):
         t = thing.detach().cpu().contiguous()
         h.update(f"{t.dtype}{tuple(t.shape)}".encode())
         h.update(t.flatten().view(torch.uint8).numpy() if t.numel() else b"")
-    else: h.update(f"{type(thing).__name__}:{thing!r};".encode())
+    else:
+        h.update(f"{type(thing).__name__}:{thing!r};".encode())
+
 
 def fingerprint(
-    *things,         # tensors, networks (their weights and buffers), numbers, strings, or lists and dicts of them
+    *things,  # tensors, networks (their weights and buffers), numbers, strings, or lists and dicts of them
 ) -> str:
     "16 hexadecimal digits that change when any value, shape or type among `things` does"
     h = hashlib.sha256()

@@ -17,47 +17,72 @@ from tqdm import tqdm
 
 from .files import atomic_write
 
-# %% ../../nbs/core/04_progress.ipynb #2180a8fd
+# %% ../../nbs/core/04_progress.ipynb #c0011b8a
 class _ProgressStream:
     "Where tqdm writes: the file named by `MASKTUNE_LOG`, else this notebook, else the terminal"
+
     encoding = "utf-8"
+
     def __init__(self):
         self.log, self.handle = os.environ.get("MASKTUNE_LOG"), None
         self.notebook = "ipykernel" in sys.modules and not self.log
+
     def write(self, text):
-        line = text.replace("\x1b[A", "").strip()   # nested bars move the cursor
+        line = text.replace("\x1b[A", "").strip()  # nested bars move the cursor
         if self.log:
             if line:
-                with open(self.log, "a") as f: f.write(line + "\n")
-        elif not self.notebook: sys.stderr.write(text)
-        elif self.handle: self.handle.update({"text/plain": line}, raw=True)
+                with open(self.log, "a") as f:
+                    f.write(line + "\n")
+        elif not self.notebook:
+            sys.stderr.write(text)
+        elif self.handle:
+            self.handle.update({"text/plain": line}, raw=True)
         elif line:
             from IPython.display import display
-            self.handle = display({"text/plain": line}, raw=True, display_id=True)
-    def flush(self):
-        if not (self.log or self.notebook): sys.stderr.flush()
 
+            self.handle = display({"text/plain": line}, raw=True, display_id=True)
+
+    def flush(self):
+        if not (self.log or self.notebook):
+            sys.stderr.flush()
+
+# %% ../../nbs/core/04_progress.ipynb #f7959a26
 def progress(
-    items=None,      # what to go through; None: call `.update(n)` yourself
-    label:str="",    # what is being done
-    total:int=None,  # how many there are, where `len(items)` can't tell
-    unit:str="it",   # what is counted
+    items=None,  # what to go through; None: call `.update(n)` yourself
+    label: str = "",  # what is being done
+    total: int = None,  # how many there are, where `len(items)` can't tell
+    unit: str = "it",  # what is counted
 ):
     "Goes through `items` and shows how far it is; a tqdm bar"
-    return tqdm(items, desc=label, total=total, unit=unit, file=_ProgressStream(), leave=False, delay=1, mininterval=1, maxinterval=1, dynamic_ncols=False,
-                bar_format="{desc}: {percentage:3.0f} % {bar:16} {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}")
+    return tqdm(
+        items,
+        desc=label,
+        total=total,
+        unit=unit,
+        file=_ProgressStream(),
+        leave=False,
+        delay=1,
+        mininterval=1,
+        maxinterval=1,
+        dynamic_ncols=False,
+        bar_format="{desc}: {percentage:3.0f} % {bar:16} {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
+    )
 
 # %% ../../nbs/core/04_progress.ipynb #b9e5d853
 class Throttle:
     "Does a chore, unless that would take more than a twentieth of the time; the first time at once"
-    def __init__(self): self.cost, self.last = 0., -math.inf
 
-    def __call__(self,
-        chore,           # what to do, without arguments
-        now=False,       # whether to do it in any case
+    def __init__(self):
+        self.cost, self.last = 0.0, -math.inf
+
+    def __call__(
+        self,
+        chore,  # what to do, without arguments
+        now=False,  # whether to do it in any case
     ):
         start = time.monotonic()
-        if not now and start - self.last < 20*self.cost: return
+        if not now and start - self.last < 20 * self.cost:
+            return
         chore()
         self.last = time.monotonic()
         self.cost = self.last - start
@@ -65,19 +90,22 @@ class Throttle:
 # %% ../../nbs/core/04_progress.ipynb #b769f6e0
 class ResumableTimer:
     "The minutes that the work in a folder has taken, earlier attempts included, each up to the last file it wrote"
-    def __init__(self,
-        folder,          # where the work keeps its state
+
+    def __init__(
+        self,
+        folder,  # where the work keeps its state
     ):
-        self.file = Path(folder)/"minutes.json"
+        self.file = Path(folder) / "minutes.json"
         self.before = self._earlier()
         self._write(self.before)
         self.start = time.monotonic()
 
     def _earlier(self):
-        if not self.file.exists(): return 0.
+        if not self.file.exists():
+            return 0.0
         last = json.loads(self.file.read_text())
         newest = max(f.stat().st_mtime for f in self.file.parent.rglob("*"))
-        return last["minutes"] + max(0, newest - last["at"])/60
+        return last["minutes"] + max(0, newest - last["at"]) / 60
 
     def _write(self, minutes):
         with atomic_write(self.file) as temp:
@@ -85,6 +113,6 @@ class ResumableTimer:
 
     def minutes(self) -> float:
         "Minutes so far; they are also noted in the folder"
-        total = self.before + (time.monotonic() - self.start)/60
+        total = self.before + (time.monotonic() - self.start) / 60
         self._write(total)
         return total

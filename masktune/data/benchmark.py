@@ -16,27 +16,44 @@ from .split import Split
 # %% ../../nbs/data/02_benchmark.ipynb #6fea0dc1
 class Benchmark:
     "Train, validation and test splits of one data set"
-    def __init__(self,
-        name:str,        # for tables
-        train:Split,     # what methods learn from
-        val:Split,       # what they choose by
-        tests:dict,      # name -> Split
-    ): self.name, self.train, self.val, self.tests = name, train, val, dict(tests)
+
+    def __init__(
+        self,
+        name: str,  # for tables
+        train: Split,  # what methods learn from
+        val: Split,  # what they choose by
+        tests: dict,  # name -> Split
+    ):
+        self.name, self.train, self.val, self.tests = name, train, val, dict(tests)
 
     def fingerprints(self) -> dict:
         "split -> 16 digits that stand for its images and their order"
-        return {part: s.fingerprint() for part, s in dict(train=self.train, val=self.val, **self.tests).items()}
+        return {
+            part: s.fingerprint()
+            for part, s in dict(
+                train=self.train, val=self.val, **self.tests
+            ).items()
+        }
 
     @property
-    def class_names(self): return self.train.class_names
+    def class_names(self):
+        return self.train.class_names
+
     @property
-    def group_names(self): return self.train.group_names
+    def group_names(self):
+        return self.train.group_names
+
     @property
-    def n_classes(self): return len(self.class_names)
+    def n_classes(self):
+        return len(self.class_names)
+
     @property
-    def mean(self): return self._moments()[0]
+    def mean(self):
+        return self._moments()[0]
+
     @property
-    def std(self): return self._moments()[1]
+    def std(self):
+        return self._moments()[1]
 
     def _moments(self):
         "Mean and standard deviation of each channel over the training images, in [0, 1]"
@@ -45,31 +62,59 @@ class Benchmark:
             for b in self.train.batches(512):
                 x = b.x.double().transpose(0, 1).flatten(1)
                 n, s, q = n + x.shape[1], s + x.sum(1), q + x.square().sum(1)
-            self._mean_std = (s/n).tolist(), (q/n - (s/n)**2).clamp(min=0).sqrt().tolist()
+            self._mean_std = (
+                (s / n).tolist(),
+                (q / n - (s / n) ** 2).clamp(min=0).sqrt().tolist(),
+            )
         return self._mean_std
 
     def _repr_markdown_(self):
         parts = {"train": self.train, "val": self.val, **self.tests}
-        table = pd.DataFrame({part: s.group_counts().set_index(s.group_counts().columns[0]).n for part, s in parts.items()}).fillna(0).astype(int)
+        table = (
+            pd.DataFrame(
+                {
+                    part: s.group_counts().set_index(s.group_counts().columns[0]).n
+                    for part, s in parts.items()
+                }
+            )
+            .fillna(0)
+            .astype(int)
+        )
         return f"**{self.name}**, images in each split:\n\n" + table.to_markdown()
 
-# %% ../../nbs/data/02_benchmark.ipynb #6fbd8efb
-def benchmark_from_folder(cls,
-    root,            # one folder per class
-    seed:int=0,      # of the division
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    on_error:str="raise",   # what to do with a file that can't be read: "raise" or "skip"
-    shares=(.7, .15, .15),  # of each class to train, validation and test; at least one image each
+# %% ../../nbs/data/02_benchmark.ipynb #25bdc913
+def benchmark_from_folder(
+    cls,
+    root,  # one folder per class
+    seed: int = 0,  # of the division
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
+    shares=(
+        0.7,
+        0.15,
+        0.15,
+    ),  # of each class to train, validation and test; at least one image each
 ) -> Benchmark:
     "A seeded train / validation / test division of one folder, class by class"
     whole, parts = Split.from_folder(root, size, on_error), ([], [], [])
     for k, name in enumerate(whole.class_names):
         members = (whole.labels == k).nonzero()[:, 0]
-        if len(members) < 3: raise ValueError(f"class {name!r} in {resolve_path(root)} has {len(members)} image{'s'*(len(members) > 1)}; a division into train, validation and test needs at least 3.")
-        members = members[torch.randperm(len(members), generator=make_generator(seed, "folder", k))]
-        val, test = (max(1, round(s*len(members))) for s in shares[1:])
-        for part, chosen in zip(parts, (members[val + test:], members[:val], members[val:val + test])): part.append(chosen)
+        if len(members) < 3:
+            raise ValueError(
+                f"class {name!r} in {resolve_path(root)} has {len(members)} image{'s' * (len(members) > 1)}; a division into train, validation and test needs at least 3."
+            )
+        members = members[
+            torch.randperm(
+                len(members), generator=make_generator(seed, "folder", k)
+            )
+        ]
+        val, test = (max(1, round(s * len(members))) for s in shares[1:])
+        for part, chosen in zip(
+            parts, (members[val + test :], members[:val], members[val : val + test])
+        ):
+            part.append(chosen)
     train, val, test = (whole.subset(torch.cat(p).sort().values) for p in parts)
     return cls(resolve_path(root).name, train, val, {"test": test})
 
+# %% ../../nbs/data/02_benchmark.ipynb #fa5897e4
 Benchmark.from_folder = classmethod(benchmark_from_folder)

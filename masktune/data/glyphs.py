@@ -20,83 +20,180 @@ from .benchmark import Benchmark
 from .split import Split
 from .registry import register_dataset
 
-# %% ../../nbs/data/07_glyphs.ipynb #478cf068
-FONTS = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono"]
+# %% ../../nbs/data/07_glyphs.ipynb #62c615e2
+FONTS = [
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSansMono",
+]
+
 
 @functools.cache
 def _font(name, points):
     import matplotlib
-    return ImageFont.truetype(Path(matplotlib.get_data_path())/"fonts"/"ttf"/f"{name}.ttf", points, layout_engine=ImageFont.Layout.BASIC)
 
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf",
+        points,
+        layout_engine=ImageFont.Layout.BASIC,
+    )
+
+# %% ../../nbs/data/07_glyphs.ipynb #d81e071b
 def render_character(
-    character:str,   # what to draw
-    size:int,        # side of the picture in pixels
-    font:str="DejaVuSans",  # one of FONTS
-    scale:float=.75, # height as a share of the side
-    angle:float=0.,  # degrees against the clock
-    at=(.5, .5),     # centre, as shares of the side: across, down
-) -> torch.Tensor:   # float H×W: 1 where there is ink
+    character: str,  # what to draw
+    size: int,  # side of the picture in pixels
+    font: str = "DejaVuSans",  # one of FONTS
+    scale: float = 0.75,  # height as a share of the side
+    angle: float = 0.0,  # degrees against the clock
+    at=(0.5, 0.5),  # centre, as shares of the side: across, down
+) -> torch.Tensor:  # float H×W: 1 where there is ink
     "One character in black and white"
     sheet = Image.new("L", (size, size))
-    ImageDraw.Draw(sheet).text((at[0]*size, at[1]*size), character, 255, _font(font, max(4, round(scale*size))), anchor="mm")
-    sheet = sheet.rotate(angle, Image.Resampling.BILINEAR, center=(at[0]*size, at[1]*size))
-    return torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(size, size)/255
+    ImageDraw.Draw(sheet).text(
+        (at[0] * size, at[1] * size),
+        character,
+        255,
+        _font(font, max(4, round(scale * size))),
+        anchor="mm",
+    )
+    sheet = sheet.rotate(
+        angle, Image.Resampling.BILINEAR, center=(at[0] * size, at[1] * size)
+    )
+    return (
+        torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(
+            size, size
+        )
+        / 255
+    )
 
 # %% ../../nbs/data/07_glyphs.ipynb #9f04656f
 def render_characters(
-    characters,      # N of them
-    size:int,        # side in pixels
-    generator,       # of font, place, height and angle
-) -> torch.Tensor:   # float N×H×W
+    characters,  # N of them
+    size: int,  # side in pixels
+    generator,  # of font, place, height and angle
+) -> torch.Tensor:  # float N×H×W
     "Each character once, as if written by different hands"
+
     def one(c, u):
         fonts = FONTS if c.isascii() and c.isalnum() else FONTS[:2]
-        return render_character(c, size, fonts[int(u[0]*len(fonts))], .55 + .3*u[1], 40*u[2] - 20, (.4 + .2*u[3], .4 + .2*u[4]))
-    return torch.stack([one(c, u) for c, u in zip(characters, torch.rand(len(characters), 5, generator=generator).tolist())])
+        return render_character(
+            c,
+            size,
+            fonts[int(u[0] * len(fonts))],
+            0.55 + 0.3 * u[1],
+            40 * u[2] - 20,
+            (0.4 + 0.2 * u[3], 0.4 + 0.2 * u[4]),
+        )
+
+    return torch.stack(
+        [
+            one(c, u)
+            for c, u in zip(
+                characters,
+                torch.rand(len(characters), 5, generator=generator).tolist(),
+            )
+        ]
+    )
 
 # %% ../../nbs/data/07_glyphs.ipynb #bfb73499
 TEXTURES = ["stripes", "checks", "dots", "rings", "waves", "grain"]
 
-def make_textures(
-    kinds,           # int64 N: which of TEXTURES
-    size:int,        # side in pixels
-    generator,       # of colours, direction and width
-) -> torch.Tensor:   # float N×3×H×W in [0, 1], rather dark
-    "Patterns that differ in all but their kind"
-    n, wave = len(kinds), lambda t: torch.sin(2*math.pi*t)
-    turn, period, dark, step = (torch.rand(n, c, 1, 1, generator=generator) for c in (1, 1, 3, 3))
-    y, x = torch.meshgrid(*[torch.linspace(-.5, .5, size)]*2, indexing="ij")
-    period, sin, cos = .15 + .1*period, (math.pi*turn).sin(), (math.pi*turn).cos()
-    across, along, far = (x*cos + y*sin)/period, (y*cos - x*sin)/period, (x**2 + y**2).sqrt()/period
-    patterns = [wave(across), (wave(across)*wave(along)).sign(), (wave(across)*wave(along)).abs()*2 - 1, wave(far), wave(across + .3*wave(along/2)),
-                torch.rand(n, 1, size, size, generator=generator)*2 - 1]
-    pattern = torch.stack(patterns)[kinds, torch.arange(n)]
-    return .12 + .25*dark + (.06 + .06*step)*(pattern + 1)
 
-# %% ../../nbs/data/07_glyphs.ipynb #4ce1d142
+def make_textures(
+    kinds,  # int64 N: which of TEXTURES
+    size: int,  # side in pixels
+    generator,  # of colours, direction and width
+) -> torch.Tensor:  # float N×3×H×W in [0, 1], rather dark
+    "Patterns that differ in all but their kind"
+    n, wave = len(kinds), lambda t: torch.sin(2 * math.pi * t)
+    turn, period, dark, step = (
+        torch.rand(n, c, 1, 1, generator=generator) for c in (1, 1, 3, 3)
+    )
+    y, x = torch.meshgrid(*[torch.linspace(-0.5, 0.5, size)] * 2, indexing="ij")
+    period, sin, cos = (
+        0.15 + 0.1 * period,
+        (math.pi * turn).sin(),
+        (math.pi * turn).cos(),
+    )
+    across, along, far = (
+        (x * cos + y * sin) / period,
+        (y * cos - x * sin) / period,
+        (x**2 + y**2).sqrt() / period,
+    )
+    patterns = [
+        wave(across),
+        (wave(across) * wave(along)).sign(),
+        (wave(across) * wave(along)).abs() * 2 - 1,
+        wave(far),
+        wave(across + 0.3 * wave(along / 2)),
+        torch.rand(n, 1, size, size, generator=generator) * 2 - 1,
+    ]
+    pattern = torch.stack(patterns)[kinds, torch.arange(n)]
+    return 0.12 + 0.25 * dark + (0.06 + 0.06 * step) * (pattern + 1)
+
+# %% ../../nbs/data/07_glyphs.ipynb #0080b19c
 SHORTCUTS = ["square", "background", "border", "colour", "watermark", "none"]
-PALETTE = torch.tensor([[255, 0, 0], [0, 80, 255], [0, 200, 0], [255, 220, 0], [255, 0, 255], [0, 230, 230], [255, 130, 0], [150, 80, 255], [150, 255, 150], [140, 70, 20]])/255
+PALETTE = (
+    torch.tensor(
+        [
+            [255, 0, 0],
+            [0, 80, 255],
+            [0, 200, 0],
+            [255, 220, 0],
+            [255, 0, 255],
+            [0, 230, 230],
+            [255, 130, 0],
+            [150, 80, 255],
+            [150, 255, 150],
+            [140, 70, 20],
+        ]
+    )
+    / 255
+)
 SIGNS = "+=%&#?@$!*"
 
+# %% ../../nbs/data/07_glyphs.ipynb #6099de9b
 def compose_glyphs(
-    ink,             # float N×H×W: the characters
-    cue,             # int64 N: whose cue each has; -1 for none
-    shortcut:str,    # one of SHORTCUTS
-    generator,       # of textures and shades
-) -> torch.Tensor:   # uint8 N×3×H×W
+    ink,  # float N×H×W: the characters
+    cue,  # int64 N: whose cue each has; -1 for none
+    shortcut: str,  # one of SHORTCUTS
+    generator,  # of textures and shades
+) -> torch.Tensor:  # uint8 N×3×H×W
     "Characters on textures, with their cues"
     n, size = len(ink), ink.shape[-1]
     has, colour = cue >= 0, PALETTE[cue][:, :, None, None]
-    kinds, shade = torch.randint(len(TEXTURES), (n,), generator=generator), .8 + .2*torch.rand(n, 1, 1, 1, generator=generator)
-    if shortcut == "background": kinds = torch.where(has, cue, len(TEXTURES) - 1)
-    if shortcut == "colour": shade = torch.where(has[:, None, None, None], colour, shade)
-    x = make_textures(kinds, size, generator).lerp(shade.expand(n, 3, size, size), ink[:, None])
-    side, edge = max(2, size//7), max(1, size//16)
-    if shortcut == "square": x[has, :, :side, :side] = colour[has]
-    if shortcut == "border": x[has] = torch.where(_frame(size, edge), colour[has], x[has])
-    if shortcut == "watermark": x[has] = x[has].lerp(torch.ones(()), .6*torch.stack([render_character(c, size, scale=.3, at=(.85, .85)) for c in SIGNS])[cue[has]][:, None])
+    kinds, shade = (
+        torch.randint(len(TEXTURES), (n,), generator=generator),
+        0.8 + 0.2 * torch.rand(n, 1, 1, 1, generator=generator),
+    )
+    if shortcut == "background":
+        kinds = torch.where(has, cue, len(TEXTURES) - 1)
+    if shortcut == "colour":
+        shade = torch.where(has[:, None, None, None], colour, shade)
+    x = make_textures(kinds, size, generator).lerp(
+        shade.expand(n, 3, size, size), ink[:, None]
+    )
+    side, edge = max(2, size // 7), max(1, size // 16)
+    if shortcut == "square":
+        x[has, :, :side, :side] = colour[has]
+    if shortcut == "border":
+        x[has] = torch.where(_frame(size, edge), colour[has], x[has])
+    if shortcut == "watermark":
+        x[has] = x[has].lerp(
+            torch.ones(()),
+            0.6
+            * torch.stack(
+                [
+                    render_character(c, size, scale=0.3, at=(0.85, 0.85))
+                    for c in SIGNS
+                ]
+            )[cue[has]][:, None],
+        )
     return x.mul(255).round().byte()
 
+# %% ../../nbs/data/07_glyphs.ipynb #26de8bc6
 def _frame(size, edge):
     inside = torch.zeros(size, size, dtype=torch.bool)
     inside[edge:-edge, edge:-edge] = True
@@ -104,40 +201,88 @@ def _frame(size, edge):
 
 # %% ../../nbs/data/07_glyphs.ipynb #98639460
 def assign_spurious_labels(
-    labels,          # int64 N
-    n:int,           # how many cues there are, one a class
-    spurious_correlation:float,  # share of each class that has its own
-    generator,       # of who does
-) -> torch.Tensor:   # int64 N, 0 ... n - 1
+    labels,  # int64 N
+    n: int,  # how many cues there are, one a class
+    spurious_correlation: float,  # share of each class that has its own
+    generator,  # of who does
+) -> torch.Tensor:  # int64 N, 0 ... n - 1
     "Each class's own cue for `strength` of its images, the others' in turn for the rest"
     cue = labels.clone()
     for k in range(n):
         members = (labels == k).nonzero()[:, 0]
         members = members[torch.randperm(len(members), generator=generator)]
-        odd = members[round(check_fraction("strength", spurious_correlation)*len(members)):]
+        odd = members[
+            round(check_fraction("strength", spurious_correlation) * len(members)) :
+        ]
         cue[odd] = (k + 1 + torch.arange(len(odd)) % (n - 1)) % n
     return cue
 
 # %% ../../nbs/data/07_glyphs.ipynb #c93c17ab
 @register_dataset("glyphs")
 def make_glyphs(
-    classes="AB",    # a character each: letters, digits, or shapes such as "●▲■★"
-    shortcut:str="square",  # one of SHORTCUTS
-    spurious_correlation:float=.99,     # share of each class in training and validation that has its own cue
-    n:int=2000,      # training images; a quarter as many for validation and for each test
-    size:int=32,     # side in pixels
-    seed:int=0,      # of everything
+    classes="AB",  # a character each: letters, digits, or shapes such as "●▲■★"
+    shortcut: str = "square",  # one of SHORTCUTS
+    spurious_correlation: float = 0.99,  # share of each class in training and validation that has its own cue
+    n: int = 2000,  # training images; a quarter as many for validation and for each test
+    size: int = 32,  # side in pixels
+    seed: int = 0,  # of everything
 ) -> Benchmark:
     "Characters to tell apart, and a shortcut that makes it needless"
-    check_choice("shortcut", shortcut, SHORTCUTS), check_fraction("strength", spurious_correlation)
-    k, most = len(classes), len(TEXTURES) - 1 if shortcut == "background" else len(PALETTE)
-    if not 2 <= k <= most or len(set(classes)) < k: raise ValueError(f"classes={classes!r}: the shortcut {shortcut!r} is made for 2 to {most} different characters.")
+    (
+        check_choice("shortcut", shortcut, SHORTCUTS),
+        check_fraction("strength", spurious_correlation),
+    )
+    k, most = (
+        len(classes),
+        len(TEXTURES) - 1 if shortcut == "background" else len(PALETTE),
+    )
+    if not 2 <= k <= most or len(set(classes)) < k:
+        raise ValueError(
+            f"classes={classes!r}: the shortcut {shortcut!r} is made for 2 to {most} different characters."
+        )
+
     def split(purpose, n, spurious_correlation):
         y, draw = torch.arange(n) % k, make_generator(seed, "glyphs", purpose)
         parts = render_characters([classes[i] for i in y], size, draw).split(256)
-        cue = torch.full((n,), -1) if spurious_correlation is None or shortcut == "none" else assign_spurious_labels(y, k, spurious_correlation, make_generator(seed, "cue", purpose))
-        x = torch.cat([compose_glyphs(ink, c, shortcut, draw) for ink, c in zip(parts, cue.split(256))])
-        groups = {} if shortcut == "none" else dict(groups=(k + 1)*y + cue % (k + 1), group_names=[f"{c}, {of}" for c in classes for of in [*(f"cue of {d}" for d in classes), "no cue"]])
+        cue = (
+            torch.full((n,), -1)
+            if spurious_correlation is None or shortcut == "none"
+            else assign_spurious_labels(
+                y, k, spurious_correlation, make_generator(seed, "cue", purpose)
+            )
+        )
+        x = torch.cat(
+            [
+                compose_glyphs(ink, c, shortcut, draw)
+                for ink, c in zip(parts, cue.split(256))
+            ]
+        )
+        groups = (
+            {}
+            if shortcut == "none"
+            else dict(
+                groups=(k + 1) * y + cue % (k + 1),
+                group_names=[
+                    f"{c}, {of}"
+                    for c in classes
+                    for of in [*(f"cue of {d}" for d in classes), "no cue"]
+                ],
+            )
+        )
         return Split.from_tensors(x, y, class_names=list(classes), **groups)
-    tests = {name: split("test", n//4, s) for name, s in {"original": None, "aligned": 1., "reversed": 0., "balanced": 1/k}.items()}
-    return Benchmark(f"glyphs ({classes}, {shortcut}, {100*spurious_correlation:g} %)", split("train", n, spurious_correlation), split("val", n//4, spurious_correlation), tests)
+
+    tests = {
+        name: split("test", n // 4, s)
+        for name, s in {
+            "original": None,
+            "aligned": 1.0,
+            "reversed": 0.0,
+            "balanced": 1 / k,
+        }.items()
+    }
+    return Benchmark(
+        f"glyphs ({classes}, {shortcut}, {100 * spurious_correlation:g} %)",
+        split("train", n, spurious_correlation),
+        split("val", n // 4, spurious_correlation),
+        tests,
+    )

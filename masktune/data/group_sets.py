@@ -16,136 +16,312 @@ from ..core.random import make_generator
 from ..core.validation import check_choice
 from .benchmark import Benchmark
 from .labels import CELEBA_ATTRIBUTES, SPAWRIOUS_CLASSES
-from .labels import SPAWRIOUS_LOCATIONS, SPAWRIOUS_ORDER, SPAWRIOUS_SPLITS
-from .labels import SPLIT_CODES, UTKFACE_ATTRIBUTES, WATERBIRDS_MISLABELLED
+from masktune.data.labels import (
+    SPAWRIOUS_LOCATIONS,
+    SPAWRIOUS_ORDER,
+    SPAWRIOUS_SPLITS,
+)
+from masktune.data.labels import (
+    SPLIT_CODES,
+    UTKFACE_ATTRIBUTES,
+    WATERBIRDS_MISLABELLED,
+)
 from .registry import _deal_parts, _hold_out, _image_files
 from .registry import benchmark_from_table, find_dataset, read_table
 from .registry import register_dataset
 
 # %% ../../nbs/data/10_group_sets.ipynb #b05cc617
-@register_dataset("waterbirds", ["metadata.csv:place"], "https://github.com/kohpangwei/group_DRO", """
+@register_dataset(
+    "waterbirds",
+    ["metadata.csv:place"],
+    "https://github.com/kohpangwei/group_DRO",
+    """
 waterbird_complete95_forest2water2/
   metadata.csv
   001.Black_footed_Albatross/*.jpg
-  ...""")
+  ...""",
+)
 def waterbirds(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    labels:str="original", # "original", as released, or "corrected"
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    labels: str = "original",  # "original", as released, or "corrected"
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "Landbirds and waterbirds on land and water; group = 2·y + place, as in group_DRO"
     root = find_dataset("waterbirds", root)
     check_choice("labels", labels, ["original", "corrected"])
-    t = read_table(root/"metadata.csv", {"img_filename": None, "y": [0, 1], "place": [0, 1], "split": list(SPLIT_CODES)})
-    wrong = t.img_filename.str.split("/").str[0].isin(WATERBIRDS_MISLABELLED) & (labels == "corrected")
-    t = t.assign(file=t.img_filename, label=t.y.where(~wrong, 0), part=t.split.map(SPLIT_CODES))
+    t = read_table(
+        root / "metadata.csv",
+        {
+            "img_filename": None,
+            "y": [0, 1],
+            "place": [0, 1],
+            "split": list(SPLIT_CODES),
+        },
+    )
+    wrong = t.img_filename.str.split("/").str[0].isin(WATERBIRDS_MISLABELLED) & (
+        labels == "corrected"
+    )
+    t = t.assign(
+        file=t.img_filename,
+        label=t.y.where(~wrong, 0),
+        part=t.split.map(SPLIT_CODES),
+    )
     names = ["landbird", "waterbird"]
-    return benchmark_from_table(f"Waterbirds ({labels} labels)", root, t.assign(group=2*t.label + t.place), names, [f"{n} on {p}" for n in names for p in ("land", "water")], size, on_error)
+    return benchmark_from_table(
+        f"Waterbirds ({labels} labels)",
+        root,
+        t.assign(group=2 * t.label + t.place),
+        names,
+        [f"{n} on {p}" for n in names for p in ("land", "water")],
+        size,
+        on_error,
+    )
 
 # %% ../../nbs/data/10_group_sets.ipynb #0b876f27
-@register_dataset("celeba", ["list_attr_celeba.csv", "list_attr_celeba.txt"], "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html or Kaggle (jessicali9530/celeba-dataset)", """
+@register_dataset(
+    "celeba",
+    ["list_attr_celeba.csv", "list_attr_celeba.txt"],
+    "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html or Kaggle (jessicali9530/celeba-dataset)",
+    """
 celeba/
   img_align_celeba/000001.jpg ...        (or one folder deeper, as on Kaggle)
   list_attr_celeba.csv or .txt
-  list_eval_partition.csv or .txt""")
+  list_eval_partition.csv or .txt""",
+)
 def celeba(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    target:str="Blond_Hair", # the attribute that is the label: one of CELEBA
-    confounder:str="Male", # the one that it is confused with
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    target: str = "Blond_Hair",  # the attribute that is the label: one of CELEBA
+    confounder: str = "Male",  # the one that it is confused with
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "Faces; group = 2·target + confounder"
     root = find_dataset("celeba", root)
-    csv, signs, known = (root/"list_attr_celeba.csv").exists(), [-1, 1], {"image_id": None, "partition": list(SPLIT_CODES)}
-    for what, a in (("target", target), ("confounder", confounder)): check_choice(what, a, CELEBA_ATTRIBUTES)
-    if csv: t, parts = read_table(root/"list_attr_celeba.csv", {target: signs, confounder: signs}), read_table(root/"list_eval_partition.csv", known)
+    csv, signs, known = (
+        (root / "list_attr_celeba.csv").exists(),
+        [-1, 1],
+        {"image_id": None, "partition": list(SPLIT_CODES)},
+    )
+    for what, a in (("target", target), ("confounder", confounder)):
+        check_choice(what, a, CELEBA_ATTRIBUTES)
+    if csv:
+        t, parts = (
+            read_table(
+                root / "list_attr_celeba.csv", {target: signs, confounder: signs}
+            ),
+            read_table(root / "list_eval_partition.csv", known),
+        )
     else:
-        columns = (root/"list_attr_celeba.txt").read_text().split("\n", 2)[1].split()
-        t = read_table(root/"list_attr_celeba.txt", {target: signs, confounder: signs}, sep=r"\s+", skiprows=2, names=["image_id", *columns])
-        parts = read_table(root/"list_eval_partition.txt", known, sep=r"\s+", names=list(known))
+        columns = (
+            (root / "list_attr_celeba.txt").read_text().split("\n", 2)[1].split()
+        )
+        t = read_table(
+            root / "list_attr_celeba.txt",
+            {target: signs, confounder: signs},
+            sep=r"\s+",
+            skiprows=2,
+            names=["image_id", *columns],
+        )
+        parts = read_table(
+            root / "list_eval_partition.txt", known, sep=r"\s+", names=list(known)
+        )
     t = t.merge(parts, on="image_id", how="left")
-    if t.partition.isna().any(): raise ValueError(f"{t.image_id[t.partition.isna()].iloc[0]} is in the list of attributes but not in the list of parts in {root}.")
-    images = root/"img_align_celeba"
-    images = images/images.name if (images/images.name).is_dir() else images
-    t = t.assign(file=t.image_id, label=(t[target] + 1)//2, part=t.partition.map(SPLIT_CODES))
+    if t.partition.isna().any():
+        raise ValueError(
+            f"{t.image_id[t.partition.isna()].iloc[0]} is in the list of attributes but not in the list of parts in {root}."
+        )
+    images = root / "img_align_celeba"
+    images = images / images.name if (images / images.name).is_dir() else images
+    t = t.assign(
+        file=t.image_id,
+        label=(t[target] + 1) // 2,
+        part=t.partition.map(SPLIT_CODES),
+    )
     names = [f"not {target}", target]
-    return benchmark_from_table(f"CelebA ({target} / {confounder})", images, t.assign(group=2*t.label + (t[confounder] + 1)//2), names, [f"{n}, {c}" for n in names for c in (f"not {confounder}", confounder)], size, on_error)
+    return benchmark_from_table(
+        f"CelebA ({target} / {confounder})",
+        images,
+        t.assign(group=2 * t.label + (t[confounder] + 1) // 2),
+        names,
+        [f"{n}, {c}" for n in names for c in (f"not {confounder}", confounder)],
+        size,
+        on_error,
+    )
 
 # %% ../../nbs/data/10_group_sets.ipynb #43ecc76d
-@register_dataset("spawrious", ["0/*/bulldog/"], "https://github.com/aengusl/spawrious", """
+@register_dataset(
+    "spawrious",
+    ["0/*/bulldog/"],
+    "https://github.com/aengusl/spawrious",
+    """
 spawrious224/
   0/desert/bulldog/*.png ...
-  1/desert/bulldog/*.png ...       (only for the o2o splits)""")
+  1/desert/bulldog/*.png ...       (only for the o2o splits)""",
+)
 def spawrious(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    split:str="o2o_easy", # one of COMBINATIONS
-    val:float=.2,    # share of the training images that is kept for validation
-    seed:int=0,      # of the division
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    split: str = "o2o_easy",  # one of COMBINATIONS
+    val: float = 0.2,  # share of the training images that is kept for validation
+    seed: int = 0,  # of the division
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "Dogs and places; group = 6·dog + place, both in alphabetical order"
     root = find_dataset("spawrious", root)
-    train, test, filler = SPAWRIOUS_SPLITS[check_choice("split", split, SPAWRIOUS_SPLITS)]
+    train, test, filler = SPAWRIOUS_SPLITS[
+        check_choice("split", split, SPAWRIOUS_SPLITS)
+    ]
     train, test, rows = train.split(), test.split(), []
+
     def add(part, folder, where, dog, start=0, n=None):
-        files = _image_files(root/folder/where/dog, root)[start:n]
-        rows.extend(dict(file=f, label=SPAWRIOUS_CLASSES.index(dog), group=6*SPAWRIOUS_CLASSES.index(dog) + SPAWRIOUS_LOCATIONS.index(where), part=part) for f in files)
+        files = _image_files(root / folder / where / dog, root)[start:n]
+        rows.extend(
+            dict(
+                file=f,
+                label=SPAWRIOUS_CLASSES.index(dog),
+                group=6 * SPAWRIOUS_CLASSES.index(dog)
+                + SPAWRIOUS_LOCATIONS.index(where),
+                part=part,
+            )
+            for f in files
+        )
         return len(files)
+
     for i, dog in enumerate(SPAWRIOUS_ORDER):
-        for folder, main in (("0", .97), ("1", .87)) if filler else ():
-            total = len(_image_files(root/folder/train[i]/dog, root))
-            add("train", folder, train[i], dog, n=int(main*total))
-            add("train", folder, filler, dog, n=total - int(main*total))
+        for folder, main in (("0", 0.97), ("1", 0.87)) if filler else ():
+            total = len(_image_files(root / folder / train[i] / dog, root))
+            add("train", folder, train[i], dog, n=int(main * total))
+            add("train", folder, filler, dog, n=total - int(main * total))
             add("test", folder, test[i], dog)
-        for j in () if filler else (i, i ^ 1): add("train", "0", train[j], dog), add("test", "0", test[j], dog)
+        for j in () if filler else (i, i ^ 1):
+            add("train", "0", train[j], dog), add("test", "0", test[j], dog)
     table = _hold_out(pd.DataFrame(rows), val, seed, "spawrious")
-    return benchmark_from_table(f"Spawrious ({split})", root, table, SPAWRIOUS_CLASSES, [f"{d}, {w}" for d in SPAWRIOUS_CLASSES for w in SPAWRIOUS_LOCATIONS], size, on_error)
+    return benchmark_from_table(
+        f"Spawrious ({split})",
+        root,
+        table,
+        SPAWRIOUS_CLASSES,
+        [f"{d}, {w}" for d in SPAWRIOUS_CLASSES for w in SPAWRIOUS_LOCATIONS],
+        size,
+        on_error,
+    )
 
 # %% ../../nbs/data/10_group_sets.ipynb #2802b240
-@register_dataset("urbancars", ["bg-0.95_co_occur_obj-0.95/"], "https://github.com/facebookresearch/Whac-A-Mole", """
+@register_dataset(
+    "urbancars",
+    ["bg-0.95_co_occur_obj-0.95/"],
+    "https://github.com/facebookresearch/Whac-A-Mole",
+    """
 urbancars/
   bg-0.95_co_occur_obj-0.95/train/obj-urban_bg-urban_co_occur_obj-urban/*.jpg ...
-  bg-0.5_co_occur_obj-0.5/val/ ... and test/ ...""")
+  bg-0.5_co_occur_obj-0.5/val/ ... and test/ ...""",
+)
 def urbancars(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "Urban and country cars; group = 4·car + 2·background + object, 0 for urban and 1 for country"
     root = find_dataset("urbancars", root)
     kinds, rows = ["urban", "country"], []
-    for part, p in (("train", .95), ("val", .5), ("test", .5)):
+    for part, p in (("train", 0.95), ("val", 0.5), ("test", 0.5)):
         for g in range(8):
             car, bg, co = (kinds[g >> b & 1] for b in (2, 1, 0))
-            files = _image_files(root/f"bg-{p}_co_occur_obj-{p}"/part/f"obj-{car}_bg-{bg}_co_occur_obj-{co}", root)
-            rows += [dict(file=f, label=g//4, group=g, part=part) for f in files if not f.endswith("_mask.png")]
-    names = [f"{a} car, {b} background, {c} object" for a in kinds for b in kinds for c in kinds]
-    return benchmark_from_table("UrbanCars", root, pd.DataFrame(rows), [f"{k} car" for k in kinds], names, size, on_error)
+            files = _image_files(
+                root
+                / f"bg-{p}_co_occur_obj-{p}"
+                / part
+                / f"obj-{car}_bg-{bg}_co_occur_obj-{co}",
+                root,
+            )
+            rows += [
+                dict(file=f, label=g // 4, group=g, part=part)
+                for f in files
+                if not f.endswith("_mask.png")
+            ]
+    names = [
+        f"{a} car, {b} background, {c} object"
+        for a in kinds
+        for b in kinds
+        for c in kinds
+    ]
+    return benchmark_from_table(
+        "UrbanCars",
+        root,
+        pd.DataFrame(rows),
+        [f"{k} car" for k in kinds],
+        names,
+        size,
+        on_error,
+    )
 
 # %% ../../nbs/data/10_group_sets.ipynb #9ff08255
-@register_dataset("utkface", ["[0-9]*_[01]_[0-4]_*.jpg"], "https://susanqq.github.io/UTKFace", """
+@register_dataset(
+    "utkface",
+    ["[0-9]*_[01]_[0-4]_*.jpg"],
+    "https://susanqq.github.io/UTKFace",
+    """
 UTKFace/
-  25_0_2_20170116174525125.jpg.chip.jpg ...""")
+  25_0_2_20170116174525125.jpg.chip.jpg ...""",
+)
 def utkface(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    target:str="gender", # the label: one of UTK
-    confounder:str="race", # what it is confused with: another one
-    seed:int=0,      # of the division
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    target: str = "gender",  # the label: one of UTK
+    confounder: str = "race",  # what it is confused with: another one
+    seed: int = 0,  # of the division
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "Faces; a tenth for testing, as in Spuriosity Rankings, and a tenth for validation; our own age classes"
     root = find_dataset("utkface", root)
-    for what, a in (("target", target), ("confounder", confounder)): check_choice(what, a, UTKFACE_ATTRIBUTES)
+    for what, a in (("target", target), ("confounder", confounder)):
+        check_choice(what, a, UTKFACE_ATTRIBUTES)
     files = _image_files(root, root)
     read = [re.fullmatch(r"(\d+)_([01])_([0-4])_\d+\.jpg.*", f) for f in files]
-    wrong = [f"{f} (its name does not say age_gender_race_date)" for f, m in zip(files, read) if not m]
-    if wrong and check_choice("on_error", on_error, ["raise", "skip"]) == "raise": raise ValueError(f"{len(wrong)} of {len(files)} images in {root} can't be used: {'; '.join(wrong[:3])}. Remove them or leave them out with on_error=\"skip\".")
-    t = pd.DataFrame([dict(file=f, age=int(np.digitize(int(m[1]), [18, 40, 65])), gender=int(m[2]), race=int(m[3])) for f, m in zip(files, read) if m])
-    t = t.assign(label=t[target], group=len(UTKFACE_ATTRIBUTES[confounder])*t[target] + t[confounder], part=_deal_parts(len(t), .1, make_generator(seed, "utkface")))
-    bench = benchmark_from_table(f"UTKFace ({target} / {confounder})", root, t, UTKFACE_ATTRIBUTES[target], [f"{a}, {b}" for a in UTKFACE_ATTRIBUTES[target] for b in UTKFACE_ATTRIBUTES[confounder]], size, on_error)
-    if wrong: warnings.warn(f"{len(wrong)} images are left out, and listed in the training split's .skipped: {'; '.join(wrong[:3])}", stacklevel=3); bench.train.skipped += wrong
+    wrong = [
+        f"{f} (its name does not say age_gender_race_date)"
+        for f, m in zip(files, read)
+        if not m
+    ]
+    if wrong and check_choice("on_error", on_error, ["raise", "skip"]) == "raise":
+        raise ValueError(
+            f'{len(wrong)} of {len(files)} images in {root} can\'t be used: {"; ".join(wrong[:3])}. Remove them or leave them out with on_error="skip".'
+        )
+    t = pd.DataFrame(
+        [
+            dict(
+                file=f,
+                age=int(np.digitize(int(m[1]), [18, 40, 65])),
+                gender=int(m[2]),
+                race=int(m[3]),
+            )
+            for f, m in zip(files, read)
+            if m
+        ]
+    )
+    t = t.assign(
+        label=t[target],
+        group=len(UTKFACE_ATTRIBUTES[confounder]) * t[target] + t[confounder],
+        part=_deal_parts(len(t), 0.1, make_generator(seed, "utkface")),
+    )
+    bench = benchmark_from_table(
+        f"UTKFace ({target} / {confounder})",
+        root,
+        t,
+        UTKFACE_ATTRIBUTES[target],
+        [
+            f"{a}, {b}"
+            for a in UTKFACE_ATTRIBUTES[target]
+            for b in UTKFACE_ATTRIBUTES[confounder]
+        ],
+        size,
+        on_error,
+    )
+    if wrong:
+        warnings.warn(
+            f"{len(wrong)} images are left out, and listed in the training split's .skipped: {'; '.join(wrong[:3])}",
+            stacklevel=3,
+        )
+        bench.train.skipped += wrong
     return bench

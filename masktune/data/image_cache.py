@@ -26,130 +26,261 @@ from ..core.validation import check_choice
 def _open_upright(path, size):
     "`load_image` before it becomes an array"
     with Image.open(path) as im:
-        if im.getexif().get(0x0112, 1) != 1: im = ImageOps.exif_transpose(im)
-        if im.mode != "RGB": im = im.convert("RGB")
+        if im.getexif().get(0x0112, 1) != 1:
+            im = ImageOps.exif_transpose(im)
+        if im.mode != "RGB":
+            im = im.convert("RGB")
         im.load()
-        if size is None or im.size == (size, size): return im
-        old, new = im.size, [max(size, round(side*size/min(im.size))) for side in im.size]
-        first = [(n - size)//2 for n in new]
-        box = [at*o/n for a in (first, [f + size for f in first]) for at, o, n in zip(a, old, new)]
+        if size is None or im.size == (size, size):
+            return im
+        old, new = (
+            im.size,
+            [max(size, round(side * size / min(im.size))) for side in im.size],
+        )
+        first = [(n - size) // 2 for n in new]
+        box = [
+            at * o / n
+            for a in (first, [f + size for f in first])
+            for at, o, n in zip(a, old, new)
+        ]
         return im.resize((size, size), Image.Resampling.BILINEAR, box)
 
+
 def load_image(
-    path,            # any image file that Pillow reads
-    size:int=None,   # side in pixels: short side resized to it, centre cropped; None: as it is
-) -> np.ndarray:     # uint8 H×W×3
+    path,  # any image file that Pillow reads
+    size: int = None,  # side in pixels: short side resized to it, centre cropped; None: as it is
+) -> np.ndarray:  # uint8 H×W×3
     "One decoded image"
     return np.asarray(_open_upright(path, size))
 
-# %% ../../nbs/data/01_image_cache.ipynb #a735924a
+# %% ../../nbs/data/01_image_cache.ipynb #e74a30f3
 def cache_root() -> Path:
     "Where caches are kept: the environment's `MASKTUNE_CACHE`, else the user's cache folder"
-    return Path(os.environ.get("MASKTUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"masktune").expanduser()
+    return Path(
+        os.environ.get("MASKTUNE_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "masktune"
+    ).expanduser()
+
 
 def missing_path_error(
-    path,            # what should be there
-    hint:str="",     # a sentence to add, such as what to do
+    path,  # what should be there
+    hint: str = "",  # a sentence to add, such as what to do
 ) -> FileNotFoundError:
     "The error to raise where `path` should be and is not"
     path = resolve_path(path)
-    return FileNotFoundError(f"there is no {'' if path.suffix else 'folder '}{path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}")
+    return FileNotFoundError(
+        f"there is no {'' if path.suffix else 'folder '}{path}; the nearest that exists is {next(p for p in path.parents if p.exists())}.{hint}"
+    )
+
 
 def _map_in_chunks(pool, f, items, label):
     "`f` of every item, by several threads; comes as (16 items, their values): handing over single ones costs as much as decoding them, and many leave a thread idle at the end"
-    parts = [items[i:i + 16] for i in range(0, len(items), 16)]
-    return zip(parts, progress(pool.map(lambda part: [f(x) for x in part], parts), label, len(parts), "16 images"))
+    parts = [items[i : i + 16] for i in range(0, len(items), 16)]
+    return zip(
+        parts,
+        progress(
+            pool.map(lambda part: [f(x) for x in part], parts),
+            label,
+            len(parts),
+            "16 images",
+        ),
+    )
 
+# %% ../../nbs/data/01_image_cache.ipynb #46a28438
 def _cached_text(what, find, paths):
     "What `find()` says of these files, as text; asked once, until one of them changes"
     absent = [p for p in paths if not p.is_file()]
-    if absent: raise missing_path_error(absent[0], f" {len(absent):,} of the {len(paths):,} images are not there.")
+    if absent:
+        raise missing_path_error(
+            absent[0],
+            f" {len(absent):,} of the {len(paths):,} images are not there.",
+        )
     stats = [p.stat() for p in paths]
-    memo = cache_root()/"files"/fingerprint(what, [(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
+    memo = (
+        cache_root()
+        / "files"
+        / fingerprint(
+            what, [(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)]
+        )
+    )
     if not memo.exists():
-        with atomic_write(memo) as t: t.write_text(find())
+        with atomic_write(memo) as t:
+            t.write_text(find())
     return memo.read_text()
 
+# %% ../../nbs/data/01_image_cache.ipynb #d45957f0
 def _content_hash(paths, pool):
     "Fingerprint of all bytes"
-    def hashed(path): return hashlib.blake2b(path.read_bytes()).hexdigest()
-    return _cached_text("bytes", lambda: fingerprint([h for _, hashes in _map_in_chunks(pool, hashed, paths, "reading") for h in hashes]), paths)
 
+    def hashed(path):
+        return hashlib.blake2b(path.read_bytes()).hexdigest()
+
+    return _cached_text(
+        "bytes",
+        lambda: fingerprint(
+            [
+                h
+                for _, hashes in _map_in_chunks(pool, hashed, paths, "reading")
+                for h in hashes
+            ]
+        ),
+        paths,
+    )
+
+# %% ../../nbs/data/01_image_cache.ipynb #97ec67cd
 def _common_shape(paths, pool):
     "(height, width) of all images once upright; (0, 0) where they aren't all alike"
+
     def shape(path):
         try:
-            with Image.open(path) as im: return im.size if im.getexif().get(0x0112, 1) >= 5 else im.size[::-1]
-        except Exception: return None       # decoding will say why
+            with Image.open(path) as im:
+                return (
+                    im.size if im.getexif().get(0x0112, 1) >= 5 else im.size[::-1]
+                )
+        except Exception:
+            return None  # decoding will say why
+
     def common():
-        shapes = {s for _, found in _map_in_chunks(pool, shape, paths, "looking at sizes") for s in found} - {None}
+        shapes = {
+            s
+            for _, found in _map_in_chunks(pool, shape, paths, "looking at sizes")
+            for s in found
+        } - {None}
         return "{} {}".format(*(shapes.pop() if len(shapes) == 1 else (0, 0)))
+
     return tuple(map(int, _cached_text("shape", common, paths).split()))
 
-# %% ../../nbs/data/01_image_cache.ipynb #6621ba47
+# %% ../../nbs/data/01_image_cache.ipynb #2e51dbb0
 def _decode_into(file, done, paths, size, length, pool):
     "Decode what isn't done yet, each image to its place in the file; number -> reason for every one that can't be read"
     broken, writing = {}, threading.Lock()
+
     def one(i):
         try:
             im = _open_upright(paths[i], size)
             planes = [im.tobytes("raw", band) for band in "RGB"]
-            if sum(map(len, planes)) != length: raise ValueError(f"{im.width}×{im.height} pixels, unlike the others")
-        except Exception as e: return f"{paths[i]} ({type(e).__name__}: {e})"
-        with writing: f.seek(i*length); f.writelines(planes)
+            if sum(map(len, planes)) != length:
+                raise ValueError(
+                    f"{im.width}×{im.height} pixels, unlike the others"
+                )
+        except Exception as e:
+            return f"{paths[i]} ({type(e).__name__}: {e})"
+        with writing:
+            f.seek(i * length)
+            f.writelines(planes)
+
     with open(file, "rb+") as f:
-        for numbers, reasons in _map_in_chunks(pool, one, np.flatnonzero(done == 0).tolist(), "decoding"):
-            with writing: f.flush()
-            os.fsync(f.fileno())      # while the threads decode the next
+        for numbers, reasons in _map_in_chunks(
+            pool, one, np.flatnonzero(done == 0).tolist(), "decoding"
+        ):
+            with writing:
+                f.flush()
+            os.fsync(f.fileno())  # while the threads decode the next
             done[numbers] = [r is None for r in reasons]
             broken |= {i: r for i, r in zip(numbers, reasons) if r}
     return broken
 
+# %% ../../nbs/data/01_image_cache.ipynb #a7f5e54f
 def _report_unreadable(broken, n, on_error):
     "Raise, or warn where the user said so"
-    first, more = "; ".join(list(broken.values())[:3]), f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+    first, more = (
+        "; ".join(list(broken.values())[:3]),
+        f" and {len(broken) - 3} more" if len(broken) > 3 else "",
+    )
     told = f"{len(broken)} of {n} images can't be read: {first}{more}. "
-    if on_error == "raise": raise ValueError(told + "Replace or remove them, or leave them out with on_error=\"skip\"; the others are kept in the cache.")
-    warnings.warn(told + "They are left out, and listed in the split's .skipped.", stacklevel=2)
+    if on_error == "raise":
+        raise ValueError(
+            told
+            + 'Replace or remove them, or leave them out with on_error="skip"; the others are kept in the cache.'
+        )
+    warnings.warn(
+        told + "They are left out, and listed in the split's .skipped.",
+        stacklevel=2,
+    )
 
 # %% ../../nbs/data/01_image_cache.ipynb #cfaa20ca
 def decode_images(
-    paths,           # image files
-    size:int=None,   # side in pixels; None: their own if all are alike, else 224
-    on_error:str="raise",  # what to do with a file that can't be read: "raise" or "skip"
-):                   # (uint8 N×3×H×W memory-mapped, fingerprint, {number: reason} for the unreadable ones, which are black)
+    paths,  # image files
+    size: int = None,  # side in pixels; None: their own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
+):  # (uint8 N×3×H×W memory-mapped, fingerprint, {number: reason} for the unreadable ones, which are black)
     "All images at one size, decoded once into the cache"
     check_choice("on_error", on_error, ["raise", "skip"])
     paths = [Path(p) for p in paths]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        content, (h, w) = _content_hash(paths, pool), _common_shape(paths, pool) if size is None else (size, size)
-        if not h: h = w = size = 224
-        key = fingerprint("kept pixels", content, h, w)     # the words change when `load_image` does
-        images, shape, broken = cache_root()/"images", (len(paths), 3, h, w), {}
-        file, part, marks, lock = images/f"{key}.u8", images/f"{key}.part", images/f"{key}.done", cache_root()/"locks"/key
-        if not paths: return torch.empty(shape, dtype=torch.uint8), key, broken
-        for folder in (images, lock.parent): folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):       # another run may be decoding the same files
+        content, (h, w) = (
+            _content_hash(paths, pool),
+            _common_shape(paths, pool) if size is None else (size, size),
+        )
+        if not h:
+            h = w = size = 224
+        key = fingerprint(
+            "kept pixels", content, h, w
+        )  # the words change when `load_image` does
+        images, shape, broken = cache_root() / "images", (len(paths), 3, h, w), {}
+        file, part, marks, lock = (
+            images / f"{key}.u8",
+            images / f"{key}.part",
+            images / f"{key}.done",
+            cache_root() / "locks" / key,
+        )
+        if not paths:
+            return torch.empty(shape, dtype=torch.uint8), key, broken
+        for folder in (images, lock.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):  # another run may be decoding the same files
             if not file.exists():
                 mode = "r+" if part.exists() and marks.exists() else "w+"
                 if mode == "w+":
-                    with open(part, "wb") as f: f.truncate(int(np.prod(shape)))
+                    with open(part, "wb") as f:
+                        f.truncate(int(np.prod(shape)))
                 done = np.memmap(marks, np.uint8, mode, shape=len(paths))
-                broken = _decode_into(part, done, paths, size, 3*h*w, pool)
-                if broken: _report_unreadable(broken, len(paths), on_error); file = part
-                else: os.replace(part, file); marks.unlink()
-    return torch.from_file(str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape), key, broken
+                broken = _decode_into(part, done, paths, size, 3 * h * w, pool)
+                if broken:
+                    _report_unreadable(broken, len(paths), on_error)
+                    file = part
+                else:
+                    os.replace(part, file)
+                    marks.unlink()
+    return (
+        torch.from_file(
+            str(file), shared=False, size=int(np.prod(shape)), dtype=torch.uint8
+        ).view(shape),
+        key,
+        broken,
+    )
 
 # %% ../../nbs/data/01_image_cache.ipynb #2429e8a1
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+IMAGE_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+}
 
-def _images_below(folder): return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+
+def _images_below(folder):
+    return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+
 
 def _class_files(root):
     "class name -> its image files, both in alphabetical order"
     root = resolve_path(root)
-    if not root.is_dir(): raise missing_path_error(root)
-    found = {d.name: sorted(_images_below(d)) for d in sorted(root.iterdir()) if d.is_dir() and not d.name.startswith(".")}
+    if not root.is_dir():
+        raise missing_path_error(root)
+    found = {
+        d.name: sorted(_images_below(d))
+        for d in sorted(root.iterdir())
+        if d.is_dir() and not d.name.startswith(".")
+    }
     found = {name: files for name, files in found.items() if files}
-    if not found: raise FileNotFoundError(f"{root} holds no folder with images in it; masktune expects one folder per class, such as {root}/cat/1.jpg.")
+    if not found:
+        raise FileNotFoundError(
+            f"{root} holds no folder with images in it; masktune expects one folder per class, such as {root}/cat/1.jpg."
+        )
     return found

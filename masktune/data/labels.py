@@ -8,7 +8,18 @@ __all__ = ['CIFAR10_CLASSES', 'CELEBA_ATTRIBUTES', 'IN9_CLASSES', 'IN9_VARIATION
            'SPAWRIOUS_ORDER', 'UTKFACE_ATTRIBUTES']
 
 # %% ../../nbs/data/04_labels.ipynb #41a0f652
-CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR10_CLASSES = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]
 
 # %% ../../nbs/data/04_labels.ipynb #e4d22627
 CELEBA_ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby
@@ -16,35 +27,95 @@ Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_
 Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young""".split()
 
 # %% ../../nbs/data/04_labels.ipynb #c7ec11bd
-IN9_CLASSES = ["dog", "bird", "wheeled vehicle", "reptile", "carnivore", "insect", "musical instrument", "primate", "fish"]
-IN9_VARIATIONS = ["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]
+IN9_CLASSES = [
+    "dog",
+    "bird",
+    "wheeled vehicle",
+    "reptile",
+    "carnivore",
+    "insect",
+    "musical instrument",
+    "primate",
+    "fish",
+]
+IN9_VARIATIONS = [
+    "original",
+    "mixed_same",
+    "mixed_rand",
+    "mixed_next",
+    "only_fg",
+    "no_fg",
+    "only_bg_b",
+    "only_bg_t",
+]
 
 # %% ../../nbs/data/04_labels.ipynb #bb79f435
 SPAWRIOUS_LOCATIONS = ["beach", "desert", "dirt", "jungle", "mountain", "snow"]
 SPAWRIOUS_CLASSES = ["bulldog", "corgi", "dachshund", "labrador"]
 
 # %% ../../nbs/data/04_labels.ipynb #6f2137a6
-REBIAS_CLASSES = {"dog": "n02085620 n02099601 n02106550 n02106662 n02110958", "cat": "n02123045 n02123159 n02123394 n02123597 n02124075", "frog": "n01641577 n01644373 n01644900",
-          "turtle": "n01664065 n01665541 n01667114 n01667778 n01669191", "bird": "n01819313 n01820546 n01833805 n01843383 n01847000",
-          "primate": "n02486410 n02487347 n02488291 n02488702 n02492035", "fish": "n02607072 n02640242 n02641379 n02643566 n02655020",
-          "crab": "n01978287 n01978455 n01980166 n01981276", "insect": "n02174001 n02177972 n02190166 n02206856 n02219486"}
+REBIAS_CLASSES = {
+    "dog": "n02085620 n02099601 n02106550 n02106662 n02110958",
+    "cat": "n02123045 n02123159 n02123394 n02123597 n02124075",
+    "frog": "n01641577 n01644373 n01644900",
+    "turtle": "n01664065 n01665541 n01667114 n01667778 n01669191",
+    "bird": "n01819313 n01820546 n01833805 n01843383 n01847000",
+    "primate": "n02486410 n02487347 n02488291 n02488702 n02492035",
+    "fish": "n02607072 n02640242 n02641379 n02643566 n02655020",
+    "crab": "n01978287 n01978455 n01980166 n01981276",
+    "insect": "n02174001 n02177972 n02190166 n02206856 n02219486",
+}
 
 # %% ../../nbs/data/04_labels.ipynb #27149e14
-CIVILCOMMENTS_IDENTITIES = ["male", "female", "LGBTQ", "christian", "muslim", "other_religions", "black", "white"]
+CIVILCOMMENTS_IDENTITIES = [
+    "male",
+    "female",
+    "LGBTQ",
+    "christian",
+    "muslim",
+    "other_religions",
+    "black",
+    "white",
+]
 
 # %% ../../nbs/data/04_labels.ipynb #1ca09a86
-WATERBIRDS_MISLABELLED = ["021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee"]
+WATERBIRDS_MISLABELLED = [
+    "021.Eastern_Towhee",
+    "088.Western_Meadowlark",
+    "102.Western_Wood_Pewee",
+]
 SPLIT_CODES = {0: "train", 1: "val", 2: "test"}
 
 # %% ../../nbs/data/04_labels.ipynb #b89cbd3e
-SPAWRIOUS_SPLITS = {   # places in training, in the test, and the one that all dogs share; in the order of LISTED
+SPAWRIOUS_SPLITS = {  # places in training, in the test, and the one that all dogs share; in the order of LISTED
     "o2o_easy": ("desert jungle dirt snow", "dirt snow desert jungle", "beach"),
-    "o2o_medium": ("mountain beach dirt jungle", "jungle dirt beach snow", "desert"),
-    "o2o_hard": ("jungle mountain snow desert", "mountain snow desert jungle", "beach"),
-    "m2m_easy": ("desert mountain dirt jungle", "dirt jungle mountain desert", None),
-    "m2m_medium": ("beach snow mountain desert", "desert mountain beach snow", None),
-    "m2m_hard": ("dirt jungle snow beach", "snow beach dirt jungle", None)}
+    "o2o_medium": (
+        "mountain beach dirt jungle",
+        "jungle dirt beach snow",
+        "desert",
+    ),
+    "o2o_hard": (
+        "jungle mountain snow desert",
+        "mountain snow desert jungle",
+        "beach",
+    ),
+    "m2m_easy": (
+        "desert mountain dirt jungle",
+        "dirt jungle mountain desert",
+        None,
+    ),
+    "m2m_medium": (
+        "beach snow mountain desert",
+        "desert mountain beach snow",
+        None,
+    ),
+    "m2m_hard": ("dirt jungle snow beach", "snow beach dirt jungle", None),
+}
 SPAWRIOUS_ORDER = ["bulldog", "dachshund", "labrador", "corgi"]
 
 # %% ../../nbs/data/04_labels.ipynb #5d934018
-UTKFACE_ATTRIBUTES = {"age": ["under 18", "18 to 39", "40 to 64", "65 and older"], "gender": ["male", "female"], "race": ["white", "black", "asian", "indian", "other"]}
+UTKFACE_ATTRIBUTES = {
+    "age": ["under 18", "18 to 39", "40 to 64", "65 and older"],
+    "gender": ["male", "female"],
+    "race": ["white", "black", "asian", "indian", "other"],
+}

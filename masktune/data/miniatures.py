@@ -23,129 +23,297 @@ from ..core.random import make_generator
 from ..core.validation import check_choice
 from .glyphs import compose_glyphs, render_characters
 from .labels import CELEBA_ATTRIBUTES, CIFAR10_CLASSES
-from .labels import CIVILCOMMENTS_IDENTITIES, IN9_CLASSES, IN9_VARIATIONS
-from .labels import REBIAS_CLASSES, SPAWRIOUS_CLASSES, SPAWRIOUS_LOCATIONS
+from masktune.data.labels import (
+    CIVILCOMMENTS_IDENTITIES,
+    IN9_CLASSES,
+    IN9_VARIATIONS,
+)
+from masktune.data.labels import (
+    REBIAS_CLASSES,
+    SPAWRIOUS_CLASSES,
+    SPAWRIOUS_LOCATIONS,
+)
 
 # %% ../../nbs/data/12_miniatures.ipynb #19bca73f
 class _Brush:
     "Paints one picture after the other, all different, and writes them where a set has them"
-    def __init__(self,
-        root,        # the folder that it writes to
-        n:int,       # images in each of the set's smallest cells
-    ): self.root, self.n, self.count = resolve_path(root), n, 0
 
-    def paint(self, label, ground, size=48, characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ"):
+    def __init__(
+        self,
+        root,  # the folder that it writes to
+        n: int,  # images in each of the set's smallest cells
+    ):
+        self.root, self.n, self.count = resolve_path(root), n, 0
+
+    def paint(
+        self, label, ground, size=48, characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    ):
         "uint8 H×W×3: the label's character on a texture for the ground"
         self.count += 1
         draw = make_generator(self.count, "miniature")
-        return compose_glyphs(render_characters(characters[label % len(characters)], size, draw), torch.tensor([ground % 5]), "background", draw)[0].permute(1, 2, 0).numpy()
+        return (
+            compose_glyphs(
+                render_characters(characters[label % len(characters)], size, draw),
+                torch.tensor([ground % 5]),
+                "background",
+                draw,
+            )[0]
+            .permute(1, 2, 0)
+            .numpy()
+        )
 
     def save(self, name, label, ground, size=(56, 48)):
         "The same as a file of this width and height; every fifth is grey or transparent, every seventh lies on its side"
-        path, im, exif = self.root/name, Image.fromarray(self.paint(label, ground, max(size))).resize(size), Image.Exif()
-        if self.count % 5 == 0: im = im.convert("RGBA" if path.suffix == ".png" else "L")
-        if self.count % 7 == 0 and path.suffix != ".png": im, exif[0x0112] = im.rotate(90, expand=True), 6
+        path, im, exif = (
+            self.root / name,
+            Image.fromarray(self.paint(label, ground, max(size))).resize(size),
+            Image.Exif(),
+        )
+        if self.count % 5 == 0:
+            im = im.convert("RGBA" if path.suffix == ".png" else "L")
+        if self.count % 7 == 0 and path.suffix != ".png":
+            im, exif[0x0112] = im.rotate(90, expand=True), 6
         path.parent.mkdir(parents=True, exist_ok=True)
-        im.save(path, exif=exif, **({} if path.suffix == ".png" else {"format": "JPEG", "quality": 90}))
+        im.save(
+            path,
+            exif=exif,
+            **({} if path.suffix == ".png" else {"format": "JPEG", "quality": 90}),
+        )
 
     def table(self, name, rows, **how):
         "A csv file"
-        (self.root/name).parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_csv(self.root/name, **{"index": False} | how)
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(self.root / name, **{"index": False} | how)
 
 # %% ../../nbs/data/12_miniatures.ipynb #3c958bb5
 def folder_tree(
-    root,            # a folder
-    files:int=2,     # how many entries of each folder are shown
+    root,  # a folder
+    files: int = 2,  # how many entries of each folder are shown
 ) -> str:
     "The first entries of a folder and of those in it, one a line"
+
     def lines(folder, depth):
         entries = sorted(Path(folder).iterdir())
         for e in entries[:files]:
-            yield "  "*depth + e.name + "/"*e.is_dir()
-            if e.is_dir(): yield from lines(e, depth + 1)
-        if len(entries) > files: yield "  "*depth + f"... {len(entries) - files} more"
+            yield "  " * depth + e.name + "/" * e.is_dir()
+            if e.is_dir():
+                yield from lines(e, depth + 1)
+        if len(entries) > files:
+            yield "  " * depth + f"... {len(entries) - files} more"
+
     return "\n".join([f"{Path(root).name}/", *lines(root, 1)])
 
-# %% ../../nbs/data/12_miniatures.ipynb #c9fc08a3
+# %% ../../nbs/data/12_miniatures.ipynb #5dbe81ad
 def _write_idx(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes(), mtime=0))
+    path.write_bytes(
+        gzip.compress(head + array.astype(np.uint8).tobytes(), mtime=0)
+    )
 
+# %% ../../nbs/data/12_miniatures.ipynb #54bd4fbb
 def _mnist(b, folder="MNIST", prefix="", turned=False):
     "n of each digit for training and for testing"
     for part in ("train", "t10k" if not prefix else "test"):
-        digit, draw = np.arange(10*b.n) % 10, make_generator(part, "miniature", folder)
-        x = render_characters(["0123456789"[d] for d in digit] if folder != "FashionMNIST" else ["ABCDEFGHIJ"[d] for d in digit], 28, draw).mul(255).numpy()
-        for kind, a in (("images-idx3", x.swapaxes(1, 2) if turned else x), ("labels-idx1", digit)): _write_idx(b.root/folder/"raw"/f"{prefix}{part}-{kind}-ubyte.gz", a)
-    return b.root/folder
+        digit, draw = (
+            np.arange(10 * b.n) % 10,
+            make_generator(part, "miniature", folder),
+        )
+        x = (
+            render_characters(
+                ["0123456789"[d] for d in digit]
+                if folder != "FashionMNIST"
+                else ["ABCDEFGHIJ"[d] for d in digit],
+                28,
+                draw,
+            )
+            .mul(255)
+            .numpy()
+        )
+        for kind, a in (
+            ("images-idx3", x.swapaxes(1, 2) if turned else x),
+            ("labels-idx1", digit),
+        ):
+            _write_idx(
+                b.root / folder / "raw" / f"{prefix}{part}-{kind}-ubyte.gz", a
+            )
+    return b.root / folder
 
-def _emnist(b): return _mnist(b, "EMNIST", "emnist-digits-", turned=True)
-def _fashion(b): return _mnist(b, "FashionMNIST")
 
-# %% ../../nbs/data/12_miniatures.ipynb #1cdab363
+def _emnist(b):
+    return _mnist(b, "EMNIST", "emnist-digits-", turned=True)
+
+# %% ../../nbs/data/12_miniatures.ipynb #db1cf661
+def _fashion(b):
+    return _mnist(b, "FashionMNIST")
+
+# %% ../../nbs/data/12_miniatures.ipynb #a6517e1f
 def _cifar10(b, form="python"):
     "n of each class in each of the six batches"
-    folder, pickled = b.root/f"cifar-10-batches-{'py' if check_choice('form', form, ['python', 'binary']) == 'python' else 'bin'}", form == "python"
+    folder, pickled = (
+        b.root
+        / f"cifar-10-batches-{'py' if check_choice('form', form, ['python', 'binary']) == 'python' else 'bin'}",
+        form == "python",
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
-        labels = np.arange(10*b.n) % 10
-        data = np.stack([b.paint(k, k, 32).transpose(2, 0, 1).ravel() for k in labels])
-        if pickled: (folder/name).write_bytes(pickle.dumps({b"batch_label": name.encode(), b"labels": labels.tolist(), b"data": data, b"filenames": [f"{i:06}.png".encode() for i in range(len(data))]}, 2))
-        else: (folder/f"{name}.bin").write_bytes(np.c_[labels.astype(np.uint8), data].tobytes())
-    if pickled: (folder/"batches.meta").write_bytes(pickle.dumps({b"label_names": [c.encode() for c in CIFAR10_CLASSES], b"num_cases_per_batch": 10*b.n, b"num_vis": 3072}, 2))
-    else: (folder/"batches.meta.txt").write_text("\n".join(CIFAR10_CLASSES) + "\n\n")
+        labels = np.arange(10 * b.n) % 10
+        data = np.stack(
+            [b.paint(k, k, 32).transpose(2, 0, 1).ravel() for k in labels]
+        )
+        if pickled:
+            (folder / name).write_bytes(
+                pickle.dumps(
+                    {
+                        b"batch_label": name.encode(),
+                        b"labels": labels.tolist(),
+                        b"data": data,
+                        b"filenames": [
+                            f"{i:06}.png".encode() for i in range(len(data))
+                        ],
+                    },
+                    2,
+                )
+            )
+        else:
+            (folder / f"{name}.bin").write_bytes(
+                np.c_[labels.astype(np.uint8), data].tobytes()
+            )
+    if pickled:
+        (folder / "batches.meta").write_bytes(
+            pickle.dumps(
+                {
+                    b"label_names": [c.encode() for c in CIFAR10_CLASSES],
+                    b"num_cases_per_batch": 10 * b.n,
+                    b"num_vis": 3072,
+                },
+                2,
+            )
+        )
+    else:
+        (folder / "batches.meta.txt").write_text(
+            "\n".join(CIFAR10_CLASSES) + "\n\n"
+        )
     return folder
 
+# %% ../../nbs/data/12_miniatures.ipynb #a5df7900
 def _svhn(b):
     "n of each digit for training and testing; zeros are labelled 10"
     from scipy.io import savemat
+
     b.root.mkdir(parents=True, exist_ok=True)
     for part in ("train", "test"):
-        y = np.arange(10*b.n) % 10
-        x = np.stack([b.paint(k, 3*k, 32, "0123456789") for k in y], 3)
-        savemat(b.root/f"{part}_32x32.mat", {"X": x, "y": np.where(y == 0, 10, y)[:, None].astype(np.uint8)})
+        y = np.arange(10 * b.n) % 10
+        x = np.stack([b.paint(k, 3 * k, 32, "0123456789") for k in y], 3)
+        savemat(
+            b.root / f"{part}_32x32.mat",
+            {"X": x, "y": np.where(y == 0, 10, y)[:, None].astype(np.uint8)},
+        )
     return b.root
 
 # %% ../../nbs/data/12_miniatures.ipynb #c354ac96
 def _waterbirds(b):
     "n images of each split, label and place"
-    b.root, rows = b.root/"waterbird_complete95_forest2water2", []
-    species = [["009.Brewer_Blackbird", "014.Indigo_Bunting"], ["001.Black_footed_Albatross", "021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee"]]
+    b.root, rows = b.root / "waterbird_complete95_forest2water2", []
+    species = [
+        ["009.Brewer_Blackbird", "014.Indigo_Bunting"],
+        [
+            "001.Black_footed_Albatross",
+            "021.Eastern_Towhee",
+            "088.Western_Meadowlark",
+            "102.Western_Wood_Pewee",
+        ],
+    ]
     for split, y, water, i in product(range(3), range(2), range(2), range(b.n)):
         bird = species[y][i % len(species[y])]
-        name = f"{bird}/{bird[4:]}_{len(rows) + 1:04}_{7*len(rows) + 11}.jpg"
+        name = f"{bird}/{bird[4:]}_{len(rows) + 1:04}_{7 * len(rows) + 11}.jpg"
         b.save(name, int(bird.startswith("001")), water)
-        rows.append(dict(img_id=len(rows) + 1, img_filename=name, y=y, split=split, place=water, place_filename=["/b/bamboo_forest/00000001.jpg", "/o/ocean/00000001.jpg"][water]))
+        rows.append(
+            dict(
+                img_id=len(rows) + 1,
+                img_filename=name,
+                y=y,
+                split=split,
+                place=water,
+                place_filename=[
+                    "/b/bamboo_forest/00000001.jpg",
+                    "/o/ocean/00000001.jpg",
+                ][water],
+            )
+        )
     b.table("metadata.csv", rows)
     return b.root
 
 # %% ../../nbs/data/12_miniatures.ipynb #bb2ea19c
 def _celeba(b, form="csv"):
     "n images of each split, hair and sex"
-    b.root, rows, kaggle = b.root/"celeba", [], check_choice("form", form, ["csv", "txt"]) == "csv"
+    b.root, rows, kaggle = (
+        b.root / "celeba",
+        [],
+        check_choice("form", form, ["csv", "txt"]) == "csv",
+    )
     for split, blond, male, i in product(range(3), range(2), range(2), range(b.n)):
-        name, values = f"{len(rows) + 1:06}.jpg", np.sign(np.sin(np.arange(40)*(len(rows) + 1.5)) + 1e-9).astype(int)
-        b.save(f"img_align_celeba/{'img_align_celeba/'*kaggle}{name}", blond, male, (178, 218))
-        rows.append((split, dict(image_id=name) | dict(zip(CELEBA_ATTRIBUTES, values.tolist())) | {"Blond_Hair": 2*blond - 1, "Male": 2*male - 1}))
+        name, values = (
+            f"{len(rows) + 1:06}.jpg",
+            np.sign(np.sin(np.arange(40) * (len(rows) + 1.5)) + 1e-9).astype(int),
+        )
+        b.save(
+            f"img_align_celeba/{'img_align_celeba/' * kaggle}{name}",
+            blond,
+            male,
+            (178, 218),
+        )
+        rows.append(
+            (
+                split,
+                dict(image_id=name)
+                | dict(zip(CELEBA_ATTRIBUTES, values.tolist()))
+                | {"Blond_Hair": 2 * blond - 1, "Male": 2 * male - 1},
+            )
+        )
     parts = [dict(image_id=r["image_id"], partition=s) for s, r in rows]
-    if kaggle: b.table("list_attr_celeba.csv", [r for _, r in rows]); b.table("list_eval_partition.csv", parts)
+    if kaggle:
+        b.table("list_attr_celeba.csv", [r for _, r in rows])
+        b.table("list_eval_partition.csv", parts)
     else:
-        (b.root/"list_attr_celeba.txt").write_text("\n".join([str(len(rows)), " ".join(CELEBA_ATTRIBUTES) + " ", *(" ".join([r["image_id"], *(f"{r[c]:2}" for c in CELEBA_ATTRIBUTES)]) for _, r in rows), ""]))
+        (b.root / "list_attr_celeba.txt").write_text(
+            "\n".join(
+                [
+                    str(len(rows)),
+                    " ".join(CELEBA_ATTRIBUTES) + " ",
+                    *(
+                        " ".join(
+                            [
+                                r["image_id"],
+                                *(f"{r[c]:2}" for c in CELEBA_ATTRIBUTES),
+                            ]
+                        )
+                        for _, r in rows
+                    ),
+                    "",
+                ]
+            )
+        )
         b.table("list_eval_partition.txt", parts, sep=" ", header=False)
     return b.root
 
 # %% ../../nbs/data/12_miniatures.ipynb #544d1b9e
 def _in9l(b, challenge="bg_challenge"):
     "n images of each class in train, val and each variation, and the masks of the originals; `challenge_scores` is the folder of the variations"
-    own = b.root/"in9l"
-    for part in [*(f"in9l/{p}" for p in ("train", "val")), *(os.path.join(challenge, v, "val") for v in IN9_VARIATIONS)]:
+    own = b.root / "in9l"
+    for part in [
+        *(f"in9l/{p}" for p in ("train", "val")),
+        *(os.path.join(challenge, v, "val") for v in IN9_VARIATIONS),
+    ]:
         for k, i in product(range(9), range(b.n)):
-            name = f"{k:02}_{IN9_CLASSES[k]}/n{1000000 + 9000*k}_{i}"
-            b.save(f"{part}/{name}.JPEG", k, k if "mixed_rand" not in part else k + i + 1)
+            name = f"{k:02}_{IN9_CLASSES[k]}/n{1000000 + 9000 * k}_{i}"
+            b.save(
+                f"{part}/{name}.JPEG",
+                k,
+                k if "mixed_rand" not in part else k + i + 1,
+            )
             if part.endswith("original/val"):
-                mask = b.root/challenge/"fg_mask"/"val"/f"{name}.npy"
+                mask = b.root / challenge / "fg_mask" / "val" / f"{name}.npy"
                 mask.parent.mkdir(parents=True, exist_ok=True)
                 np.save(mask, np.pad(np.ones((32, 32), bool), ((8, 8), (12, 12))))
     return own
@@ -153,81 +321,167 @@ def _in9l(b, challenge="bg_challenge"):
 # %% ../../nbs/data/12_miniatures.ipynb #55bd1932
 def _spawrious(b):
     "n images of each folder, location and dog"
-    for folder, (g, where), (k, dog), i in product("01", enumerate(SPAWRIOUS_LOCATIONS), enumerate(SPAWRIOUS_CLASSES), range(b.n)):
-        b.save(f"spawrious224/{folder}/{where}/{dog}/{where}_{dog}_{i}.png", k, g, (48, 48))
-    return b.root/"spawrious224"
+    for folder, (g, where), (k, dog), i in product(
+        "01",
+        enumerate(SPAWRIOUS_LOCATIONS),
+        enumerate(SPAWRIOUS_CLASSES),
+        range(b.n),
+    ):
+        b.save(
+            f"spawrious224/{folder}/{where}/{dog}/{where}_{dog}_{i}.png",
+            k,
+            g,
+            (48, 48),
+        )
+    return b.root / "spawrious224"
 
-# %% ../../nbs/data/12_miniatures.ipynb #30f74797
+# %% ../../nbs/data/12_miniatures.ipynb #70e9b04d
 def _urbancars(b):
     "n images of each of the eight cells of each split, with their masks; training has ten times as many where all three agree"
-    for split, p in (("train", .95), ("val", .5), ("test", .5)):
+    for split, p in (("train", 0.95), ("val", 0.5), ("test", 0.5)):
         for obj, bg, co in product(range(2), repeat=3):
             o, g, c = (["urban", "country"][v] for v in (obj, bg, co))
-            for i in range(b.n*(10 if split == "train" and obj == bg == co else 1)):
+            for i in range(
+                b.n * (10 if split == "train" and obj == bg == co else 1)
+            ):
                 stem = f"urbancars/bg-{p}_co_occur_obj-{p}/{split}/obj-{o}_bg-{g}_co_occur_obj-{c}/{i:05}"
-                b.save(f"{stem}.jpg", obj + 2*co, bg, (64, 64))
-                Image.new("L", (64, 64), 255).save(b.root/f"{stem}_mask.png")
-    return b.root/"urbancars"
+                b.save(f"{stem}.jpg", obj + 2 * co, bg, (64, 64))
+                Image.new("L", (64, 64), 255).save(b.root / f"{stem}_mask.png")
+    return b.root / "urbancars"
+
 
 def _utkface(b):
     "n faces of each gender and race; the last file lacks its race, as three of the real ones do"
-    names = [f"{20 + 7*i % 60}_{g}_{r}_20170116{i:05}{g}{r}.jpg.chip.jpg" for g, r, i in product(range(2), range(5), range(b.n))]
-    for name in names: b.save(f"UTKFace/{name}", int(name.split("_")[1]), int(name.split("_")[2]), (40, 40))
+    names = [
+        f"{20 + 7 * i % 60}_{g}_{r}_20170116{i:05}{g}{r}.jpg.chip.jpg"
+        for g, r, i in product(range(2), range(5), range(b.n))
+    ]
+    for name in names:
+        b.save(
+            f"UTKFace/{name}",
+            int(name.split("_")[1]),
+            int(name.split("_")[2]),
+            (40, 40),
+        )
     b.save("UTKFace/61_1_20170109142408075.jpg.chip.jpg", 1, 0, (40, 40))
-    return b.root/"UTKFace"
+    return b.root / "UTKFace"
 
+# %% ../../nbs/data/12_miniatures.ipynb #707f8505
 def _cats_vs_dogs(b):
     "Ten times n of each, in one flat folder; Kaggle's second folder has no labels"
-    for k, i in product(range(2), range(10*b.n)): b.save(f"train/{['cat', 'dog'][k]}.{i}.jpg", k, i % 5)
-    for i in range(2): b.save(f"test1/{i + 1}.jpg", i, 0)
+    for k, i in product(range(2), range(10 * b.n)):
+        b.save(f"train/{['cat', 'dog'][k]}.{i}.jpg", k, i % 5)
+    for i in range(2):
+        b.save(f"test1/{i + 1}.jpg", i, 0)
     return b.root
 
 # %% ../../nbs/data/12_miniatures.ipynb #4f07b231
 def _imagenet(b, parts=("train", "val")):
     "n images of each of the 42 classes that ReBias chose, and of tench, which it did not"
-    for part, (k, wnid), i in product(parts, enumerate(["n01440764", *" ".join(REBIAS_CLASSES.values()).split()]), range(b.n)): b.save(f"{part}/{wnid}/{wnid}_{i}.JPEG", k, i)
+    for part, (k, wnid), i in product(
+        parts,
+        enumerate(["n01440764", *" ".join(REBIAS_CLASSES.values()).split()]),
+        range(b.n),
+    ):
+        b.save(f"{part}/{wnid}/{wnid}_{i}.JPEG", k, i)
     return b.root
 
-def _imagenet_a(b): return _imagenet(b, ["imagenet-a"])/"imagenet-a"
+
+def _imagenet_a(b):
+    return _imagenet(b, ["imagenet-a"]) / "imagenet-a"
+
 
 def _folder(b):
     "Ten times n images of each of two classes, and a csv that names them with group and split; a name has a space, one an odd ending"
     rows = []
-    for k, i in product(range(2), range(10*b.n)):
+    for k, i in product(range(2), range(10 * b.n)):
         name = f"photos/{['sea birds', 'land'][k]}/photo {i}.{['jpg', 'png', 'JPEG'][i % 3]}"
         b.save(name, k, i % 2)
-        rows.append(dict(file=name, label=["sea birds", "land"][k], group=f"{['sea birds', 'land'][k]} {i % 2}", split=["train", "train", "val", "test"][i % 4]))
+        rows.append(
+            dict(
+                file=name,
+                label=["sea birds", "land"][k],
+                group=f"{['sea birds', 'land'][k]} {i % 2}",
+                split=["train", "train", "val", "test"][i % 4],
+            )
+        )
     b.table("labels.csv", rows)
     return b.root
 
 # %% ../../nbs/data/12_miniatures.ipynb #54b81427
 def _multinli(b):
     "n rows of each split, label and negation"
-    rows = [dict(gold_label=y, sentence2_has_negation=neg, split=s) for s, y, neg, _ in product(range(3), range(3), range(2), range(b.n))]
+    rows = [
+        dict(gold_label=y, sentence2_has_negation=neg, split=s)
+        for s, y, neg, _ in product(range(3), range(3), range(2), range(b.n))
+    ]
     b.table("multinli/data/metadata_random.csv", rows, index=True)
-    return b.root/"multinli"
+    return b.root / "multinli"
+
 
 def _civilcomments(b):
     "n rows of each split, toxicity and identity, and as many that mention none"
-    rows = [dict(id=900 + i, comment_text=f"comment, the {i}th", split=s, **{k: .8*(k == who) for k in CIVILCOMMENTS_IDENTITIES}, toxicity=t, identity_any=float(bool(who)))
-            for i, (s, t, who, _) in enumerate(product(("train", "val", "test"), (.1, .7), [*CIVILCOMMENTS_IDENTITIES, ""], range(b.n)))]
+    rows = [
+        dict(
+            id=900 + i,
+            comment_text=f"comment, the {i}th",
+            split=s,
+            **{k: 0.8 * (k == who) for k in CIVILCOMMENTS_IDENTITIES},
+            toxicity=t,
+            identity_any=float(bool(who)),
+        )
+        for i, (s, t, who, _) in enumerate(
+            product(
+                ("train", "val", "test"),
+                (0.1, 0.7),
+                [*CIVILCOMMENTS_IDENTITIES, ""],
+                range(b.n),
+            )
+        )
+    ]
     b.table("civilcomments/all_data_with_identities.csv", rows, index=True)
-    return b.root/"civilcomments"
+    return b.root / "civilcomments"
 
-# %% ../../nbs/data/12_miniatures.ipynb #7770bd7c
-MINIATURES = dict(mnist=_mnist, fashion_mnist=_fashion, emnist=_emnist, cifar10=_cifar10, svhn=_svhn, waterbirds=_waterbirds, celeba=_celeba, in9l=_in9l, spawrious=_spawrious, urbancars=_urbancars,
-               utkface=_utkface, cats_vs_dogs=_cats_vs_dogs, imagenet=_imagenet, imagenet_a=_imagenet_a, folder=_folder, multinli=_multinli, civilcomments=_civilcomments)
+# %% ../../nbs/data/12_miniatures.ipynb #411b96a2
+MINIATURES = dict(
+    mnist=_mnist,
+    fashion_mnist=_fashion,
+    emnist=_emnist,
+    cifar10=_cifar10,
+    svhn=_svhn,
+    waterbirds=_waterbirds,
+    celeba=_celeba,
+    in9l=_in9l,
+    spawrious=_spawrious,
+    urbancars=_urbancars,
+    utkface=_utkface,
+    cats_vs_dogs=_cats_vs_dogs,
+    imagenet=_imagenet,
+    imagenet_a=_imagenet_a,
+    folder=_folder,
+    multinli=_multinli,
+    civilcomments=_civilcomments,
+)
 
+# %% ../../nbs/data/12_miniatures.ipynb #abc035cc
 def make_miniature(
-    name:str,        # one of WRITERS
-    root,            # a folder; the set comes to lie in it as if it had been unpacked there
-    n:int=2,         # images in each of the set's smallest cells, such as one split of one group
-    corrupt:bool=False,  # cut one file short
-    **form,          # "cifar10": form="python" or "binary"; "celeba": form="csv" or "txt"; "in9l": challenge="bg_challenge", "test" or ""
-) -> Path:           # the set's own folder
+    name: str,  # one of WRITERS
+    root,  # a folder; the set comes to lie in it as if it had been unpacked there
+    n: int = 2,  # images in each of the set's smallest cells, such as one split of one group
+    corrupt: bool = False,  # cut one file short
+    **form,  # "cifar10": form="python" or "binary"; "celeba": form="csv" or "txt"; "in9l": challenge="bg_challenge", "test" or ""
+) -> Path:  # the set's own folder
     "A tiny version of a published data set in its exact layout"
-    own = MINIATURES[check_choice("name", name, MINIATURES)](_Brush(root, n), **form)
+    own = MINIATURES[check_choice("name", name, MINIATURES)](
+        _Brush(root, n), **form
+    )
     if corrupt:
-        files = sorted(p for p in own.rglob("*") if p.is_file() and p.suffix not in (".csv", ".txt", ".meta") and "mask" not in p.name)
-        files[0].write_bytes(files[0].read_bytes()[:-files[0].stat().st_size//2])
+        files = sorted(
+            p
+            for p in own.rglob("*")
+            if p.is_file()
+            and p.suffix not in (".csv", ".txt", ".meta")
+            and "mask" not in p.name
+        )
+        files[0].write_bytes(files[0].read_bytes()[: -files[0].stat().st_size // 2])
     return own

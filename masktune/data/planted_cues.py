@@ -19,85 +19,160 @@ from .registry import register_dataset
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 BIASES = ["square", "two_squares", "background", "foreground", "none"]
 
+
 def add_cue(
-    images,          # uint8 N×H×W, or N×3×H×W
-    cue,             # N bools: who gets the cue
-    bias:str="square",   # which cue: one of BIASES
-    side:int=4,      # of a square, in pixels
-    colors=(RED, BLUE), # of the cue, and of the second square
-) -> torch.Tensor:   # uint8 N×3×H×W
+    images,  # uint8 N×H×W, or N×3×H×W
+    cue,  # N bools: who gets the cue
+    bias: str = "square",  # which cue: one of BIASES
+    side: int = 4,  # of a square, in pixels
+    colors=(RED, BLUE),  # of the cue, and of the second square
+) -> torch.Tensor:  # uint8 N×3×H×W
     "The images in three channels, the chosen ones with the cue"
     check_choice("bias", bias, BIASES)
-    x = (images[:, None] if images.ndim == 3 else images).expand(-1, 3, -1, -1).clone()
+    x = (
+        (images[:, None] if images.ndim == 3 else images)
+        .expand(-1, 3, -1, -1)
+        .clone()
+    )
     some, first, second = x[cue], *(torch.tensor(c).view(3, 1, 1) for c in colors)
-    if bias in ("square", "two_squares"): some[:, :, :side, :side] = first.byte()
-    if bias == "two_squares": some[:, :, :side, -side:] = second.byte()
-    if bias == "background": some = torch.maximum(some, first.float().mul(1 - some/255).round().byte())
-    if bias == "foreground": some = (some*(first/255)).round().byte()
+    if bias in ("square", "two_squares"):
+        some[:, :, :side, :side] = first.byte()
+    if bias == "two_squares":
+        some[:, :, :side, -side:] = second.byte()
+    if bias == "background":
+        some = torch.maximum(some, first.float().mul(1 - some / 255).round().byte())
+    if bias == "foreground":
+        some = (some * (first / 255)).round().byte()
     x[cue] = some
     return x
 
 # %% ../../nbs/data/06_planted_cues.ipynb #e8f6b8bb
 def assign_cues(
-    digit,           # N digits
-    bias_conflicting:float=.01,  # share of each class that breaks the rule
-    exceptions:str="first",    # "released": the first ones by digit; "random": any
-    seed:int=0,      # of the random draw
-) -> torch.Tensor:   # N bools
+    digit,  # N digits
+    bias_conflicting: float = 0.01,  # share of each class that breaks the rule
+    exceptions: str = "first",  # "released": the first ones by digit; "random": any
+    seed: int = 0,  # of the random draw
+) -> torch.Tensor:  # N bools
     "Who gets the cue: all of class 0 (digits 0–4) but `conflicting`, and `conflicting` of class 1 (digits 5–9)"
     check_choice("draw", exceptions, ["first", "random"])
     cue = torch.zeros(len(digit), dtype=torch.bool)
-    for label, part in ((0, 1 - check_fraction("conflicting", bias_conflicting)), (1, bias_conflicting)):
+    for label, part in (
+        (0, 1 - check_fraction("conflicting", bias_conflicting)),
+        (1, bias_conflicting),
+    ):
         members = ((digit > 4).long() == label).nonzero()[:, 0]
-        order = digit[members].argsort(stable=True) if exceptions == "first" else torch.randperm(len(members), generator=make_generator(seed, "cue", label))
-        cue[members[order[:round(part*len(members))]]] = True
+        order = (
+            digit[members].argsort(stable=True)
+            if exceptions == "first"
+            else torch.randperm(
+                len(members), generator=make_generator(seed, "cue", label)
+            )
+        )
+        cue[members[order[: round(part * len(members))]]] = True
     return cue
 
-# %% ../../nbs/data/06_planted_cues.ipynb #2fe81aa2
+# %% ../../nbs/data/06_planted_cues.ipynb #d876a86f
 def _divide(digit, sizes, seed):
     "Positions of len(sizes) disjoint random parts with `sizes` images of each digit"
     parts = [[] for _ in sizes]
     for d in range(10):
         members = (digit == d).nonzero()[:, 0]
-        members = members[torch.randperm(len(members), generator=make_generator(seed, "divide", d))]
-        for part, chosen in zip(parts, members.split([*sizes, len(members) - sum(sizes)])): part.append(chosen)
+        members = members[
+            torch.randperm(
+                len(members), generator=make_generator(seed, "divide", d)
+            )
+        ]
+        for part, chosen in zip(
+            parts, members.split([*sizes, len(members) - sum(sizes)])
+        ):
+            part.append(chosen)
     return [torch.cat(p) for p in parts]
 
+# %% ../../nbs/data/06_planted_cues.ipynb #59fe85af
 def _parts(data, root, download, seed, name):
     "(images, digits, names) for training, validation, testing; a name is the part and the place as published"
-    if name != "mnist" and data == "sample": raise ValueError(f"carrier={name!r} needs data=\"full\": the sample that needs no download is of MNIST.")
-    (x, d), test = digits("sample") if data == "sample" else base_images(name, root, download)
-    if test is None: parts = _divide(d, (400, 50, 50), seed)
-    else: parts = torch.randperm(len(x), generator=make_generator(seed, "divide")).split([len(x)*4//5, len(x) - len(x)*4//5])
+    if name != "mnist" and data == "sample":
+        raise ValueError(
+            f'carrier={name!r} needs data="full": the sample that needs no download is of MNIST.'
+        )
+    (x, d), test = (
+        digits("sample") if data == "sample" else base_images(name, root, download)
+    )
+    if test is None:
+        parts = _divide(d, (400, 50, 50), seed)
+    else:
+        parts = torch.randperm(
+            len(x), generator=make_generator(seed, "divide")
+        ).split([len(x) * 4 // 5, len(x) - len(x) * 4 // 5])
     named = lambda part, places: [f"{part}/{i}" for i in places]
-    return [(x[p], d[p], named("train" if test else "sample", p.tolist())) for p in parts] + ([(*test, named("test", range(len(test[0]))))] if test else [])
+    return [
+        (x[p], d[p], named("train" if test else "sample", p.tolist()))
+        for p in parts
+    ] + ([(*test, named("test", range(len(test[0]))))] if test else [])
 
 # %% ../../nbs/data/06_planted_cues.ipynb #b1a58407
 @register_dataset("biased_mnist")
 def biased_mnist(
-    data:str="sample",   # "sample": 5,000 packaged digits, 4,000 / 500 / 500; "full": MNIST, 48,000 / 12,000 / 10,000
-    root=None,           # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`
-    download:bool=False, # fetch MNIST where it is absent
-    bias:str="square",   # the cue: one of BIASES
-    exceptions:str="first", # which images break the rule: "released" or "random"
-    bias_conflicting:float=.01,      # share of each class in training that breaks the rule
-    val_bias_conflicting:float=None, # the same in validation; None: as in training
-    seed:int=0,          # of the division and the draws
-    base_images:str="mnist", # what the cue is planted in: one of CARRIERS; their first five classes against the others
-    colors=(RED, BLUE), # of the cue, and of the second square
+    data: str = "sample",  # "sample": 5,000 packaged digits, 4,000 / 500 / 500; "full": MNIST, 48,000 / 12,000 / 10,000
+    root=None,  # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`
+    download: bool = False,  # fetch MNIST where it is absent
+    bias: str = "square",  # the cue: one of BIASES
+    exceptions: str = "first",  # which images break the rule: "released" or "random"
+    bias_conflicting: float = 0.01,  # share of each class in training that breaks the rule
+    val_bias_conflicting: float = None,  # the same in validation; None: as in training
+    seed: int = 0,  # of the division and the draws
+    base_images: str = "mnist",  # what the cue is planted in: one of CARRIERS; their first five classes against the others
+    colors=(RED, BLUE),  # of the cue, and of the second square
 ) -> Benchmark:
     "Digits 0–4 against 5–9 with a cue that goes with class 0 (Asgari et al. 2022, section 4.1, and its released code)"
     check_choice("data", data, ["sample", "full"])
     what = "digits" if base_images in ("mnist", "emnist") else "classes"
+
     def split(part, cue):
         x, d, ids = part
         names, y = [f"{what} 0–4", f"{what} 5–9"], (d > 4).long()
-        groups = {} if bias == "none" else dict(groups=2*y + cue, group_names=[f"{c}, {has} cue" for c in names for has in ("no", "with")])
-        return Split.from_tensors(add_cue(x, cue, bias, colors=colors), y, ids=ids, class_names=names, **groups)
-    def planted(part, bias_conflicting, exceptions, purpose): return split(part, assign_cues(part[1], bias_conflicting, exceptions, f"{seed} {purpose}"))
+        groups = (
+            {}
+            if bias == "none"
+            else dict(
+                groups=2 * y + cue,
+                group_names=[
+                    f"{c}, {has} cue" for c in names for has in ("no", "with")
+                ],
+            )
+        )
+        return Split.from_tensors(
+            add_cue(x, cue, bias, colors=colors),
+            y,
+            ids=ids,
+            class_names=names,
+            **groups,
+        )
+
+    def planted(part, bias_conflicting, exceptions, purpose):
+        return split(
+            part,
+            assign_cues(part[1], bias_conflicting, exceptions, f"{seed} {purpose}"),
+        )
+
     train, val, test = _parts(data, root, download, seed, base_images)
-    if val_bias_conflicting is None: val_bias_conflicting = bias_conflicting
-    tests = {"original": split(test, torch.zeros(len(test[1]), dtype=torch.bool)), "aligned": planted(test, 0., exceptions, "test"),
-             "reversed": planted(test, 1., exceptions, "test"), "balanced": planted(test, .5, "random", "test")}
+    if val_bias_conflicting is None:
+        val_bias_conflicting = bias_conflicting
+    tests = {
+        "original": split(test, torch.zeros(len(test[1]), dtype=torch.bool)),
+        "aligned": planted(test, 0.0, exceptions, "test"),
+        "reversed": planted(test, 1.0, exceptions, "test"),
+        "balanced": planted(test, 0.5, "random", "test"),
+    }
     name = f"biased {base_images.replace('_', '-').upper()} ({data}, {bias}, {exceptions} draw)"
-    return Benchmark(name, planted(train, bias_conflicting, exceptions, "train"), planted(val, check_fraction("val_conflicting", val_bias_conflicting), exceptions, "val"), tests)
+    return Benchmark(
+        name,
+        planted(train, bias_conflicting, exceptions, "train"),
+        planted(
+            val,
+            check_fraction("val_conflicting", val_bias_conflicting),
+            exceptions,
+            "val",
+        ),
+        tests,
+    )

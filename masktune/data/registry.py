@@ -27,22 +27,30 @@ from .split import Split, validation_mask
 # %% ../../nbs/data/03_registry.ipynb #a4b951e0
 class DatasetInfo(NamedTuple):
     "What there is to know about a set"
-    read: Callable   # the function that reads it
-    markers: tuple   # patterns, one of which the set's own folder holds; "file.csv:column" asks for a column too
-    where: str       # where it can be had
-    layout: str      # its first levels
+
+    read: Callable  # the function that reads it
+    markers: tuple  # patterns, one of which the set's own folder holds; "file.csv:column" asks for a column too
+    where: str  # where it can be had
+    layout: str  # its first levels
+
 
 DATASETS = {}
 
+
 def register_dataset(
-    name:str,        # of the set, as `load_benchmark` is told it
-    markers=(),      # files or folders that tell the set's own folder; "file:column": a table that has the column
-    where:str="",    # address where the set is published
-    layout:str="",   # what lies in its folder, for errors
+    name: str,  # of the set, as `load_benchmark` is told it
+    markers=(),  # files or folders that tell the set's own folder; "file:column": a table that has the column
+    where: str = "",  # address where the set is published
+    layout: str = "",  # what lies in its folder, for errors
 ):
     "Marks a function as the reader of the set `name`"
-    def add(f): DATASETS[name] = DatasetInfo(f, tuple(markers), where, layout.strip("\n")); return f
+
+    def add(f):
+        DATASETS[name] = DatasetInfo(f, tuple(markers), where, layout.strip("\n"))
+        return f
+
     return add
+
 
 def _holds(folder, marker):
     pattern, _, column = marker.partition(":")
@@ -52,60 +60,104 @@ def _holds(folder, marker):
 # %% ../../nbs/data/03_registry.ipynb #292d3f8b
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
+
 def find_dataset(
-    name:str,        # a known set
-    root=None,       # its own folder or the one above; None: MASKTUNE_DATA, else `data`
+    name: str,  # a known set
+    root=None,  # its own folder or the one above; None: MASKTUNE_DATA, else `data`
 ) -> Path:
     "The set's own folder"
     root, known = data_root(root), DATASETS[name]
-    if not root.is_dir(): raise missing_path_error(root, f" It should hold {name}:\n{known.layout}\nwhich can be had from {known.where}.")
-    if any(next(root.glob(m.split(":")[0]), None) for m in known.markers): return root
+    if not root.is_dir():
+        raise missing_path_error(
+            root,
+            f" It should hold {name}:\n{known.layout}\nwhich can be had from {known.where}.",
+        )
+    if any(next(root.glob(m.split(":")[0]), None) for m in known.markers):
+        return root
     inside = sorted(d for d in root.iterdir() if d.is_dir())
     found = [d for d in inside if any(_holds(d, m) for m in known.markers)]
-    if len(found) > 1: raise ValueError(f"{name} is in more than one folder of {root}: {', '.join(d.name for d in found)}; name the one by root=.")
-    if found: return found[0]
+    if len(found) > 1:
+        raise ValueError(
+            f"{name} is in more than one folder of {root}: {', '.join(d.name for d in found)}; name the one by root=."
+        )
+    if found:
+        return found[0]
     packed = [p.name for p in root.iterdir() if p.suffix in PACKED]
-    packed = f" There are archives, still packed ({', '.join(sorted(packed)[:3])}): unpack them first." if packed else ""
-    raise FileNotFoundError(f"there is no {name} in {root} nor in a folder directly in it: looked for {' or '.join(m.split(':')[0] for m in known.markers)}.{packed} It can be had from {known.where} and should look so:\n{known.layout}")
+    packed = (
+        f" There are archives, still packed ({', '.join(sorted(packed)[:3])}): unpack them first."
+        if packed
+        else ""
+    )
+    raise FileNotFoundError(
+        f"there is no {name} in {root} nor in a folder directly in it: looked for {' or '.join(m.split(':')[0] for m in known.markers)}.{packed} It can be had from {known.where} and should look so:\n{known.layout}"
+    )
 
-# %% ../../nbs/data/03_registry.ipynb #28b1dc81
+# %% ../../nbs/data/03_registry.ipynb #3b5c8eb2
 def read_table(
-    path,            # a csv file
-    columns,         # column -> the values that may stand in it; None: any but an empty one; ...: any
-    **how,           # passed to pandas.read_csv
+    path,  # a csv file
+    columns,  # column -> the values that may stand in it; None: any but an empty one; ...: any
+    **how,  # passed to pandas.read_csv
 ) -> pd.DataFrame:
     "A csv file that has these columns and nothing unexpected in them"
-    if not Path(path).is_file(): raise missing_path_error(path)
+    if not Path(path).is_file():
+        raise missing_path_error(path)
     table = pd.read_csv(path, **how)
     lacking = [c for c in columns if c not in table]
-    if lacking: raise ValueError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(map(str, table.columns[:12]))}.")
+    if lacking:
+        raise ValueError(
+            f"{path} has no column {', '.join(lacking)}; it has {', '.join(map(str, table.columns[:12]))}."
+        )
     for c, allowed in columns.items():
-        if allowed is ...: continue
+        if allowed is ...:
+            continue
         odd = table[c].isna() if allowed is None else ~table[c].isin(allowed)
-        if odd.any(): raise ValueError(f"{path} has {table[c][odd].iloc[0]} in column {c}, row {odd.argmax() + 1} after the header" + (f"; there may be {', '.join(map(str, allowed))}." if allowed is not None else "; it must not be empty."))
+        if odd.any():
+            raise ValueError(
+                f"{path} has {table[c][odd].iloc[0]} in column {c}, row {odd.argmax() + 1} after the header"
+                + (
+                    f"; there may be {', '.join(map(str, allowed))}."
+                    if allowed is not None
+                    else "; it must not be empty."
+                )
+            )
     return table
 
+# %% ../../nbs/data/03_registry.ipynb #a427991a
 def _within(root, names):
     "The files `names` in `root`; none may lead out of it"
     root = Path(os.path.normpath(root))
-    paths = [Path(os.path.normpath(root/n)) for n in names]
-    out = next((n for n, p in zip(names, paths) if not p.is_relative_to(root)), None)
-    if out is not None: raise ValueError(f"the file name {out!r} leads out of {root}; names in a table must stay inside the data set's folder.")
+    paths = [Path(os.path.normpath(root / n)) for n in names]
+    out = next(
+        (n for n, p in zip(names, paths) if not p.is_relative_to(root)), None
+    )
+    if out is not None:
+        raise ValueError(
+            f"the file name {out!r} leads out of {root}; names in a table must stay inside the data set's folder."
+        )
     return paths
 
-# %% ../../nbs/data/03_registry.ipynb #6b4994fd
+# %% ../../nbs/data/03_registry.ipynb #ab9c0d9c
 def benchmark_from_table(
-    name:str,        # of the benchmark
-    root,            # folder that the files are named from
-    table:pd.DataFrame,  # columns file, label, part ("train", "val", or the name of a test) and, where known, group
-    class_names,     # names of the labels
-    group_names=None, # names of the groups
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    on_error:str="raise",  # what to do with a file that can't be read: "raise" or "skip"
+    name: str,  # of the benchmark
+    root,  # folder that the files are named from
+    table: pd.DataFrame,  # columns file, label, part ("train", "val", or the name of a test) and, where known, group
+    class_names,  # names of the labels
+    group_names=None,  # names of the groups
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "A benchmark of image files"
     groups = table.group.to_numpy() if "group" in table else None
-    whole = Split.from_files(_within(root, table.file), table.label.to_numpy(), groups, size=size, on_error=on_error, ids=list(table.file), class_names=class_names, group_names=group_names)
+    whole = Split.from_files(
+        _within(root, table.file),
+        table.label.to_numpy(),
+        groups,
+        size=size,
+        on_error=on_error,
+        ids=list(table.file),
+        class_names=class_names,
+        group_names=group_names,
+    )
     part, kept = table.part.to_numpy(), whole._rows.numpy()
     lost = np.setdiff1d(np.arange(len(table)), kept)
     splits = {}
@@ -114,10 +166,13 @@ def benchmark_from_table(
         splits[p].skipped = [s for i, s in zip(lost, whole.skipped) if part[i] == p]
     return Benchmark(name, splits.pop("train"), splits.pop("val"), splits)
 
+# %% ../../nbs/data/03_registry.ipynb #e4d75c76
 def _image_files(folder, root):
     "The image files in a folder and those below, named from `root`, in alphabetical order"
-    if not folder.is_dir(): raise missing_path_error(folder)
+    if not folder.is_dir():
+        raise missing_path_error(folder)
     return sorted(p.relative_to(root).as_posix() for p in _images_below(folder))
+
 
 def _hold_out(table, val, seed, *purpose):
     "The same table with a random share `val` of its training rows moved to validation"
@@ -126,34 +181,60 @@ def _hold_out(table, val, seed, *purpose):
     part[rows[validation_mask(len(rows), val, seed, *purpose).numpy()]] = "val"
     return table.assign(part=part)
 
+
 def _deal_parts(n, each, generator):
-    "\"train\", \"val\" or \"test\" for each of `n` in random order: a share `each` for testing, as many for validation"
+    '"train", "val" or "test" for each of `n` in random order: a share `each` for testing, as many for validation'
     order = torch.randperm(n, generator=generator).numpy()
-    return np.where(order < each*n, "test", np.where(order < 2*each*n, "val", "train"))
+    return np.where(
+        order < each * n, "test", np.where(order < 2 * each * n, "val", "train")
+    )
 
 # %% ../../nbs/data/03_registry.ipynb #9402c1a6
 @register_dataset("folder", where="your own images")
 def own_images(
-    root=None,       # the folder; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    table:str=None,  # a csv file in `root` with columns file, label and, where known, group and split (train, val, and any names for tests); None: one folder a class
-    seed:int=0,      # of the division
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the folder; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    table: str = None,  # a csv file in `root` with columns file, label and, where known, group and split (train, val, and any names for tests); None: one folder a class
+    seed: int = 0,  # of the division
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "Your own images: a folder of class folders, or the files named in a table"
     root = data_root(root)
-    if table is None: return Benchmark.from_folder(root, seed, size, on_error)
-    path, = _within(root, [table])
+    if table is None:
+        return Benchmark.from_folder(root, seed, size, on_error)
+    (path,) = _within(root, [table])
     t = read_table(path, {"file": None, "label": None})
     names = {c: sorted(t[c].unique()) for c in ("label", "group") if c in t}
-    if "split" not in t: t["split"] = _deal_parts(len(t), .15, make_generator(seed, "folder"))
+    if "split" not in t:
+        t["split"] = _deal_parts(len(t), 0.15, make_generator(seed, "folder"))
     lacking = {"train", "val"} - set(t.split)
-    if lacking or t.split.nunique() < 3: raise ValueError(f"the column split of {path} has {', '.join(map(str, t.split.unique()))}; it needs train, val and at least one other, for testing.")
-    t = t.assign(part=t.split, **{c: t[c].map({v: i for i, v in enumerate(n)}) for c, n in names.items()})
-    return benchmark_from_table(root.name, root, t, *([str(v) for v in n] for n in names.values()), size=size, on_error=on_error)
+    if lacking or t.split.nunique() < 3:
+        raise ValueError(
+            f"the column split of {path} has {', '.join(map(str, t.split.unique()))}; it needs train, val and at least one other, for testing."
+        )
+    t = t.assign(
+        part=t.split,
+        **{c: t[c].map({v: i for i, v in enumerate(n)}) for c, n in names.items()},
+    )
+    return benchmark_from_table(
+        root.name,
+        root,
+        t,
+        *([str(v) for v in n] for n in names.values()),
+        size=size,
+        on_error=on_error,
+    )
 
-# %% ../../nbs/data/03_registry.ipynb #fbbc4c23
-_READERS = ["planted_cues", "glyphs", "synthetic", "vision_sets", "group_sets", "text_sets"]
+# %% ../../nbs/data/03_registry.ipynb #10e431d2
+_READERS = [
+    "planted_cues",
+    "glyphs",
+    "synthetic",
+    "vision_sets",
+    "group_sets",
+    "text_sets",
+]
+
 
 def _datasets():
     "All data sets: the modules that read them register them when they are imported"
@@ -161,23 +242,39 @@ def _datasets():
         importlib.import_module(f"masktune.data.{module}")
     return DATASETS
 
+# %% ../../nbs/data/03_registry.ipynb #20abb58a
 def load_benchmark(
-    name:str,        # one of `list_benchmarks()`
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: as the files are if all are alike, else 224
-    download:bool=False, # fetch it where it is absent, for those that torchvision can fetch
-    **options,       # of this set: see its reader
-) -> Benchmark:       # of the two text sets, their table
+    name: str,  # one of `list_benchmarks()`
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: as the files are if all are alike, else 224
+    download: bool = False,  # fetch it where it is absent, for those that torchvision can fetch
+    **options,  # of this set: see its reader
+) -> Benchmark:  # of the two text sets, their table
     "A published benchmark, read from the folder it was unpacked to"
     datasets = _datasets()
     known = datasets[check_choice("name", name, datasets)]
     takes = inspect.signature(known.read).parameters
-    for option in options: check_choice(f"the option of {name}", option, [t for t in takes if t not in ("root", "size", "download")])
-    if size and "size" not in takes: raise ValueError(f"the images of {name} have the size they are published with; leave size= out.")
-    if download and "download" not in takes: raise ValueError(f"{name} can't be fetched from here. Get it from {known.where} and unpack it so:\n{known.layout}")
+    for option in options:
+        check_choice(
+            f"the option of {name}",
+            option,
+            [t for t in takes if t not in ("root", "size", "download")],
+        )
+    if size and "size" not in takes:
+        raise ValueError(
+            f"the images of {name} have the size they are published with; leave size= out."
+        )
+    if download and "download" not in takes:
+        raise ValueError(
+            f"{name} can't be fetched from here. Get it from {known.where} and unpack it so:\n{known.layout}"
+        )
     given = dict(root=root, size=size, download=download)
-    return known.read(**{k: v for k, v in given.items() if k in takes and v is not None}, **options)
+    return known.read(
+        **{k: v for k, v in given.items() if k in takes and v is not None},
+        **options,
+    )
 
+# %% ../../nbs/data/03_registry.ipynb #8c04f318
 def list_benchmarks() -> list[str]:
     "The names that `load_benchmark` knows"
     return sorted(_datasets())

@@ -14,69 +14,117 @@ from pathlib import Path
 
 from ..core.progress import progress
 
-# %% ../../nbs/data/13_sources.ipynb #43637890
+# %% ../../nbs/data/13_sources.ipynb #655421c6
 def download_file(
-    urls,            # places that have the file; the next is tried where one fails
-    path,            # where it goes; its folder is made if need be
-    md5:str,         # its checksum
-) -> Path:           # `path`
+    urls,  # places that have the file; the next is tried where one fails
+    path,  # where it goes; its folder is made if need be
+    md5: str,  # its checksum
+) -> Path:  # `path`
     "One file: with progress, resumed, checked; nothing is fetched if it is there"
     path, part = Path(path), Path(f"{path}.part")
-    if path.exists() and _md5(path) == md5: return path
+    if path.exists() and _md5(path) == md5:
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     failed = []
     for url in urls:
-        try: _resume_download(url, part)
-        except OSError as e: failed.append(f"{url} ({e})"); continue
+        try:
+            _resume_download(url, part)
+        except OSError as e:
+            failed.append(f"{url} ({e})")
+            continue
         found = _md5(part)
-        if found == md5: os.replace(part, path); return path
+        if found == md5:
+            os.replace(part, path)
+            return path
         part.unlink()
         failed.append(f"{url} (its md5 is {found}, not {md5})")
-    kept = "What came so far is kept: call again" if part.exists() else "Call again later"
-    raise ConnectionError(f"{path.name} could not be fetched: {'; '.join(failed)}. {kept}, or put the file in {path.parent} yourself.")
+    kept = (
+        "What came so far is kept: call again"
+        if part.exists()
+        else "Call again later"
+    )
+    raise ConnectionError(
+        f"{path.name} could not be fetched: {'; '.join(failed)}. {kept}, or put the file in {path.parent} yourself."
+    )
 
+# %% ../../nbs/data/13_sources.ipynb #43b3b00b
 def _md5(path):
-    with open(path, "rb") as f: return hashlib.file_digest(f, "md5").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "md5").hexdigest()
+
 
 def _resume_download(url, part):
     "Fetch what is still lacking in `part`"
     have = part.stat().st_size if part.exists() else 0
-    try: answer = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={have}-"}), timeout=30)
+    try:
+        answer = urllib.request.urlopen(
+            urllib.request.Request(url, headers={"Range": f"bytes={have}-"}),
+            timeout=30,
+        )
     except urllib.error.HTTPError as e:
-        if e.code == 416: return        # nothing is lacking
+        if e.code == 416:
+            return  # nothing is lacking
         raise
-    if answer.status != 206: have = 0
+    if answer.status != 206:
+        have = 0
     whole = have + int(answer.headers.get("Content-Length") or 0)
-    with answer, open(part, "ab" if have else "wb") as out, progress(label=f"fetching {part.stem}", total=whole, unit="B") as bar:
+    with (
+        answer,
+        open(part, "ab" if have else "wb") as out,
+        progress(label=f"fetching {part.stem}", total=whole, unit="B") as bar,
+    ):
         bar.update(have)
-        while block := answer.read(1 << 16): out.write(block); bar.update(len(block))
-    if part.stat().st_size < whole: raise OSError("the connection broke off")
+        while block := answer.read(1 << 16):
+            out.write(block)
+            bar.update(len(block))
+    if part.stat().st_size < whole:
+        raise OSError("the connection broke off")
 
-# %% ../../nbs/data/13_sources.ipynb #9bdf9d7a
+# %% ../../nbs/data/13_sources.ipynb #e5b3a9cf
 def published_files(
-    name:str,        # a set that `download_dataset` knows
+    name: str,  # a set that `download_dataset` knows
 ):
     "(folder, [(file, addresses, md5)]) of a set that torchvision knows"
     import torchvision.datasets as known
+
     if name in ("mnist", "fashion_mnist"):
         c = dict(mnist=known.MNIST, fashion_mnist=known.FashionMNIST)[name]
-        return f"{c.__name__}/raw", [(file, [m + file for m in c.mirrors], md5) for file, md5 in c.resources]
-    if name == "emnist": return "EMNIST/raw", [("gzip.zip", [known.EMNIST.url], known.EMNIST.md5)]
-    if name == "cifar10": return "", [(known.CIFAR10.filename, [known.CIFAR10.url], known.CIFAR10.tgz_md5)]
-    return "", [(file, [url], md5) for url, file, md5 in (known.SVHN.split_list[part] for part in ("train", "test"))]
+        return f"{c.__name__}/raw", [
+            (file, [m + file for m in c.mirrors], md5) for file, md5 in c.resources
+        ]
+    if name == "emnist":
+        return "EMNIST/raw", [("gzip.zip", [known.EMNIST.url], known.EMNIST.md5)]
+    if name == "cifar10":
+        return "", [
+            (known.CIFAR10.filename, [known.CIFAR10.url], known.CIFAR10.tgz_md5)
+        ]
+    return "", [
+        (file, [url], md5)
+        for url, file, md5 in (
+            known.SVHN.split_list[part] for part in ("train", "test")
+        )
+    ]
 
+# %% ../../nbs/data/13_sources.ipynb #26cf8b59
 def download_dataset(
-    name:str,        # "mnist", "fashion_mnist", "emnist", "cifar10" or "svhn"
-    root,            # folder that it is put in, as torchvision would
+    name: str,  # "mnist", "fashion_mnist", "emnist", "cifar10" or "svhn"
+    root,  # folder that it is put in, as torchvision would
 ):
     "All files of a set that torchvision knows; archives are unpacked beside themselves"
     folder, files = published_files(name)
     for file, urls, md5 in files:
-        got = download_file(urls, Path(root)/folder/file, md5)
-        if name == "cifar10": shutil.unpack_archive(got, got.parent, filter="data")
-        if name == "emnist": _unzip_digits(got)
+        got = download_file(urls, Path(root) / folder / file, md5)
+        if name == "cifar10":
+            shutil.unpack_archive(got, got.parent, filter="data")
+        if name == "emnist":
+            _unzip_digits(got)
+
 
 def _unzip_digits(archive):
     import zipfile
+
     with zipfile.ZipFile(archive) as z:
-        for member in (m for m in z.namelist() if Path(m).name.startswith("emnist-digits-")): (archive.parent/Path(member).name).write_bytes(z.read(member))
+        for member in (
+            m for m in z.namelist() if Path(m).name.startswith("emnist-digits-")
+        ):
+            (archive.parent / Path(member).name).write_bytes(z.read(member))

@@ -24,76 +24,128 @@ from ..plots.images import plot_grid
 # %% ../../nbs/data/00_split.ipynb #7b284492
 class Batch(NamedTuple):
     "What `Split.batches` yields"
-    x: torch.Tensor      # float N×C×H×W in [0, 1]
-    y: torch.Tensor      # int64 N: the label
+
+    x: torch.Tensor  # float N×C×H×W in [0, 1]
+    y: torch.Tensor  # int64 N: the label
     group: torch.Tensor  # int64 N: the group, -1 where unknown
     index: torch.Tensor  # int64 N: the place in the split; on the CPU
 
 # %% ../../nbs/data/00_split.ipynb #14dc7d00
 def _take(images, index):
     "`images[index]`, fast"
-    return images[index] if images.device.type != "cpu" else torch.from_numpy(images.numpy()[index.numpy()])
+    return (
+        images[index]
+        if images.device.type != "cpu"
+        else torch.from_numpy(images.numpy()[index.numpy()])
+    )
 
 # %% ../../nbs/data/00_split.ipynb #1fa38ede
 class Split:
     "Images with labels and, where they are known, groups"
-    def __init__(self,
-        images:torch.Tensor,      # uint8 N×C×H×W, in memory or memory-mapped
-        labels:torch.Tensor,      # int64 N, from 0
-        groups:torch.Tensor=None, # int64 N, from 0; None where unknown
-        ids=None,                 # N names as published, e.g. file paths; None: the place in the split
-        class_names=None,         # None: "0", "1", ...
-        group_names=None,         # None: "group 0", "group 1", ...
-        key:str=None,             # fingerprint of the images, where it is known already
-        rows:torch.Tensor=None,   # which of the images are meant, where they lie in a memory-mapped file; None: all, in memory
-        skipped=(),               # what was left out because it could not be read: "file (reason)"
+
+    def __init__(
+        self,
+        images: torch.Tensor,  # uint8 N×C×H×W, in memory or memory-mapped
+        labels: torch.Tensor,  # int64 N, from 0
+        groups: torch.Tensor = None,  # int64 N, from 0; None where unknown
+        ids=None,  # N names as published, e.g. file paths; None: the place in the split
+        class_names=None,  # None: "0", "1", ...
+        group_names=None,  # None: "group 0", "group 1", ...
+        key: str = None,  # fingerprint of the images, where it is known already
+        rows: torch.Tensor = None,  # which of the images are meant, where they lie in a memory-mapped file; None: all, in memory
+        skipped=(),  # what was left out because it could not be read: "file (reason)"
     ):
-        self._images, self.labels, self.groups, self.ids = images, labels, groups, ids
-        self.class_names, self.group_names, self._key, self._rows = class_names, group_names, key, rows
+        self._images, self.labels, self.groups, self.ids = (
+            images,
+            labels,
+            groups,
+            ids,
+        )
+        self.class_names, self.group_names, self._key, self._rows = (
+            class_names,
+            group_names,
+            key,
+            rows,
+        )
         self.skipped, self._resident = list(skipped), {}
 
     @property
-    def images(self): return self._images if self._rows is None else _take(self._images, self._rows)
+    def images(self):
+        return (
+            self._images if self._rows is None else _take(self._images, self._rows)
+        )
+
     @property
     def image_size(self):
         "(height, width) in pixels"
         return tuple(self._images.shape[2:])
-    def __len__(self): return len(self.labels)
+
+    def __len__(self):
+        return len(self.labels)
+
     def __getitem__(self, i):
-        return self._images[i if self._rows is None else self._rows[i]], int(self.labels[i]), -1 if self.groups is None else int(self.groups[i])
+        return (
+            self._images[i if self._rows is None else self._rows[i]],
+            int(self.labels[i]),
+            -1 if self.groups is None else int(self.groups[i]),
+        )
 
 # %% ../../nbs/data/00_split.ipynb #5e42d8ba
 def _checked_names(given, numbers, what):
     n = int(numbers.max()) + 1 if len(numbers) else 0
-    if given is None: return [f"{what}{i}" for i in range(n)]
-    if n > len(given): raise ValueError(f"a {what.strip() or 'label'} is {n - 1}, but there are only {len(given)} names: {', '.join(given)}")
+    if given is None:
+        return [f"{what}{i}" for i in range(n)]
+    if n > len(given):
+        raise ValueError(
+            f"a {what.strip() or 'label'} is {n - 1}, but there are only {len(given)} names: {', '.join(given)}"
+        )
     return list(given)
+
 
 def _checked_integers(values, n, what):
     values = torch.as_tensor(np.asarray(values).copy()).long()
-    if values.shape != (n,): raise ValueError(f"{n} images need {n} {what}, one each, not an array of shape {tuple(values.shape)}")
-    if n and values.min() < 0: raise ValueError(f"{what} count from 0, and {int(values.min())} is among them")
+    if values.shape != (n,):
+        raise ValueError(
+            f"{n} images need {n} {what}, one each, not an array of shape {tuple(values.shape)}"
+        )
+    if n and values.min() < 0:
+        raise ValueError(
+            f"{what} count from 0, and {int(values.min())} is among them"
+        )
     return values
 
 # %% ../../nbs/data/00_split.ipynb #353ce7f9
-def from_tensors(cls,
-    images,          # uint8 N×C×H×W, or N×H×W for grey; tensor or array
-    labels,          # N whole numbers from 0
-    groups=None,     # N whole numbers from 0; None where unknown
-    **named,         # ids, class_names, group_names
+def from_tensors(
+    cls,
+    images,  # uint8 N×C×H×W, or N×H×W for grey; tensor or array
+    labels,  # N whole numbers from 0
+    groups=None,  # N whole numbers from 0; None where unknown
+    **named,  # ids, class_names, group_names
 ) -> "Split":
     "A checked split of arrays"
     images = torch.as_tensor(images)
-    if images.ndim == 3: images = images[:, None]
+    if images.ndim == 3:
+        images = images[:, None]
     if images.ndim != 4 or images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, N×C×H×W or N×H×W, not {images.dtype} of shape {tuple(images.shape)}; floats in [0, 1]: (x*255).round().byte()")
+        raise ValueError(
+            f"images must be uint8, N×C×H×W or N×H×W, not {images.dtype} of shape {tuple(images.shape)}; floats in [0, 1]: (x*255).round().byte()"
+        )
     labels = _checked_integers(labels, len(images), "labels")
-    groups = None if groups is None else _checked_integers(groups, len(images), "groups")
+    groups = (
+        None if groups is None else _checked_integers(groups, len(images), "groups")
+    )
     named["class_names"] = _checked_names(named.get("class_names"), labels, "")
-    if groups is not None: named["group_names"] = _checked_names(named.get("group_names"), groups, "group ")
+    if groups is not None:
+        named["group_names"] = _checked_names(
+            named.get("group_names"), groups, "group "
+        )
     twice = pd.Series(named.get("ids"), dtype=object).duplicated()
-    if twice.any(): raise ValueError(f"{named['ids'][twice.argmax()]!r} stands twice among the names of the images; every image needs its own.")
+    if twice.any():
+        raise ValueError(
+            f"{named['ids'][twice.argmax()]!r} stands twice among the names of the images; every image needs its own."
+        )
     return cls(images, labels, groups, **named)
+
 
 Split.from_tensors = classmethod(from_tensors)
 
@@ -101,161 +153,296 @@ Split.from_tensors = classmethod(from_tensors)
 def _prefetch(items):
     "The same items, made by a thread one or two ahead of their use"
     ready, stop, end = queue.Queue(2), threading.Event(), object()
+
     def put(x):
         while not stop.is_set():
-            try: return ready.put(x, timeout=.1)
-            except queue.Full: pass
+            try:
+                return ready.put(x, timeout=0.1)
+            except queue.Full:
+                pass
+
     def work():
         try:
             for x in items:
                 put((x, None))
-                if stop.is_set(): return
+                if stop.is_set():
+                    return
             put((end, None))
-        except Exception as e: put((end, e))
+        except Exception as e:
+            put((end, e))
+
     threading.Thread(target=work, daemon=True).start()
     try:
-        while (got := ready.get())[0] is not end: yield got[0]
-        if got[1]: raise got[1]
-    finally: stop.set()
+        while (got := ready.get())[0] is not end:
+            yield got[0]
+        if got[1]:
+            raise got[1]
+    finally:
+        stop.set()
 
-# %% ../../nbs/data/00_split.ipynb #6dcac020
+# %% ../../nbs/data/00_split.ipynb #7c68f356
 def _resident_on(self, device):
     "Images, labels and groups where the batches are made: on the device if they fit well, else where they are"
-    if device in self._resident: return self._resident[device]
-    groups = torch.full_like(self.labels, -1) if self.groups is None else self.groups
-    room = torch.cuda.mem_get_info(device)[0]/3 if device.type == "cuda" else float("inf")
-    images = self._images.to(device) if self._rows is None and self._images.nbytes < room else self._images
+    if device in self._resident:
+        return self._resident[device]
+    groups = (
+        torch.full_like(self.labels, -1) if self.groups is None else self.groups
+    )
+    room = (
+        torch.cuda.mem_get_info(device)[0] / 3
+        if device.type == "cuda"
+        else float("inf")
+    )
+    images = (
+        self._images.to(device)
+        if self._rows is None and self._images.nbytes < room
+        else self._images
+    )
     self._resident[device] = images, self.labels.to(device), groups.to(device)
     return self._resident[device]
+
 
 def _order(self, seed):
     "A random order of an epoch; where sampling is another, a kind of Split overrides this"
     return torch.randperm(len(self), generator=make_generator(seed, "order"))
 
-def num_batches(self,
-    batch_size:int,  # images a batch
+# %% ../../nbs/data/00_split.ipynb #8a57a1b1
+def num_batches(
+    self,
+    batch_size: int,  # images a batch
 ) -> int:
     "How many batches there are; a last one of a single image joins the one before, because batch norm can't train on one"
     n, rest = divmod(len(self), batch_size)
     return n + (rest > (1 if n else 0))
 
-def batches(self,
-    batch_size:int=256,  # images a batch; the last may differ by a few
-    shuffle:bool=False,  # a random order, the same for the same seed
-    seed=0,              # of the order
-    device="cpu",        # where the batches are wanted
-    skip_batches:int=0,         # number of batches to leave out at the beginning
-    channels_last:bool=False,  # the memory layout of x
-    shard:tuple=(0, 1),  # (which, of how many): every so manieth batch only, where several processes share the work
-):                       # yields Batch
+# %% ../../nbs/data/00_split.ipynb #33ded261
+def batches(
+    self,
+    batch_size: int = 256,  # images a batch; the last may differ by a few
+    shuffle: bool = False,  # a random order, the same for the same seed
+    seed=0,  # of the order
+    device="cpu",  # where the batches are wanted
+    skip_batches: int = 0,  # number of batches to leave out at the beginning
+    channels_last: bool = False,  # the memory layout of x
+    shard: tuple = (
+        0,
+        1,
+    ),  # (which, of how many): every so manieth batch only, where several processes share the work
+):  # yields Batch
     "The split in batches"
-    if not len(self): raise ValueError("there is no image in this split, so nothing to train on or to test: some sets, such as ImageNet-A, are a test and nothing else, and a subset may have left nothing.")
-    device, layout = torch.device(device), torch.channels_last if channels_last and self._images.ndim == 4 else torch.contiguous_format
+    if not len(self):
+        raise ValueError(
+            "there is no image in this split, so nothing to train on or to test: some sets, such as ImageNet-A, are a test and nothing else, and a subset may have left nothing."
+        )
+    device, layout = (
+        torch.device(device),
+        torch.channels_last
+        if channels_last and self._images.ndim == 4
+        else torch.contiguous_format,
+    )
     images, labels, groups = self._on(device)
     order = self._order(seed) if shuffle else torch.arange(len(self))
-    parts = order.tensor_split(tuple(range(batch_size, batch_size*self.num_batches(batch_size), batch_size)))
+    parts = order.tensor_split(
+        tuple(
+            range(batch_size, batch_size * self.num_batches(batch_size), batch_size)
+        )
+    )
+
     def make():
-        for index in parts[skip_batches + shard[0]::shard[1]]:
-            at = (index if self._rows is None else self._rows[index]).to(images.device)
-            x = _take(images, at).to(device, non_blocking=True).to(torch.float32, memory_format=layout)
-            if images.dtype == torch.uint8: x.div_(255)
+        for index in parts[skip_batches + shard[0] :: shard[1]]:
+            at = (index if self._rows is None else self._rows[index]).to(
+                images.device
+            )
+            x = (
+                _take(images, at)
+                .to(device, non_blocking=True)
+                .to(torch.float32, memory_format=layout)
+            )
+            if images.dtype == torch.uint8:
+                x.div_(255)
             there = index.to(device)
             yield Batch(x, labels[there], groups[there], index)
+
     return make() if self._rows is None else _prefetch(make())
 
-Split._on, Split._order, Split.num_batches, Split.batches = _resident_on, _order, num_batches, batches
+# %% ../../nbs/data/00_split.ipynb #74586118
+Split._on, Split._order, Split.num_batches, Split.batches = (
+    _resident_on,
+    _order,
+    num_batches,
+    batches,
+)
 
-# %% ../../nbs/data/00_split.ipynb #8a829296
-def subset(self,
-    index,           # whole numbers, or one bool an image
+# %% ../../nbs/data/00_split.ipynb #9e73aa32
+def subset(
+    self,
+    index,  # whole numbers, or one bool an image
 ) -> Split:
     "The images at `index`, in that order"
     index = torch.as_tensor(index)
     index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
     ids = None if self.ids is None else [self.ids[i] for i in index.tolist()]
-    store, rows = (_take(self._images, index), None) if self._rows is None else (self._images, self._rows[index])
+    store, rows = (
+        (_take(self._images, index), None)
+        if self._rows is None
+        else (self._images, self._rows[index])
+    )
     key = fingerprint(self._key, rows) if self._key and rows is not None else None
-    return type(self)(store, self.labels[index], None if self.groups is None else self.groups[index], ids, self.class_names, self.group_names, key, rows, self.skipped)
+    return type(self)(
+        store,
+        self.labels[index],
+        None if self.groups is None else self.groups[index],
+        ids,
+        self.class_names,
+        self.group_names,
+        key,
+        rows,
+        self.skipped,
+    )
 
+# %% ../../nbs/data/00_split.ipynb #5c357c36
 def validation_mask(
-    n:int,           # how many there are
-    val:float,       # share of them
-    seed:int,        # of the draw
-    *purpose,        # whose draw it is, e.g. the name of the set
-) -> torch.Tensor:   # N bools
+    n: int,  # how many there are
+    val: float,  # share of them
+    seed: int,  # of the draw
+    *purpose,  # whose draw it is, e.g. the name of the set
+) -> torch.Tensor:  # N bools
     "Which of `n` are kept for validation: a random share"
     held = torch.zeros(n, dtype=torch.bool)
-    held[torch.randperm(n, generator=make_generator(seed, *purpose, "val"))[:round(check_fraction("val", val)*n)]] = True
+    held[
+        torch.randperm(n, generator=make_generator(seed, *purpose, "val"))[
+            : round(check_fraction("val", val) * n)
+        ]
+    ] = True
     return held
 
-def random_split(self,
-    val:float,       # share to hold out
-    seed:int,        # of the draw
-    *purpose,        # whose draw it is, e.g. the name of the set
-):                   # (Split, Split)
+
+def random_split(
+    self,
+    val: float,  # share to hold out
+    seed: int,  # of the draw
+    *purpose,  # whose draw it is, e.g. the name of the set
+):  # (Split, Split)
     "(the rest, a random share `val`), both in the order they had"
     held = validation_mask(len(self), val, seed, *purpose)
     return self.subset(~held), self.subset(held)
 
+# %% ../../nbs/data/00_split.ipynb #f1d3ac42
 def group_counts(self) -> pd.DataFrame:
     "How many images each group has, and each class where groups are unknown"
-    numbers, names = (self.labels, self.class_names) if self.groups is None else (self.groups, self.group_names)
+    numbers, names = (
+        (self.labels, self.class_names)
+        if self.groups is None
+        else (self.groups, self.group_names)
+    )
     n = torch.bincount(numbers, minlength=len(names)).numpy()
-    return pd.DataFrame({"class" if self.groups is None else "group": names, "n": n, "share, %": (100*n/max(n.sum(), 1)).round(1)})
+    return pd.DataFrame(
+        {
+            "class" if self.groups is None else "group": names,
+            "n": n,
+            "share, %": (100 * n / max(n.sum(), 1)).round(1),
+        }
+    )
+
 
 def fingerprint_(self) -> str:
     "16 digits that stand for the images and their order; computed once"
-    if self._key is None: self._key = fingerprint(self.images)
+    if self._key is None:
+        self._key = fingerprint(self.images)
     return self._key
 
-def show(self,
-    per_group:int=8, # images a row
-    seed:int=0,      # of the choice
-):                   # a figure
+# %% ../../nbs/data/00_split.ipynb #88abe877
+def show(
+    self,
+    per_group: int = 8,  # images a row
+    seed: int = 0,  # of the choice
+):  # a figure
     "A sheet of random images, a row a group that has any (a class where groups are unknown)"
-    numbers, names = (self.labels, self.class_names) if self.groups is None else (self.groups, self.group_names)
+    numbers, names = (
+        (self.labels, self.class_names)
+        if self.groups is None
+        else (self.groups, self.group_names)
+    )
     picks, titles = [], []
     for k, name in enumerate(names):
         members = (numbers == k).nonzero()[:, 0]
-        if not len(members): continue
-        chosen = members[torch.randperm(len(members), generator=make_generator(seed, "show", k))[:per_group]].tolist()
-        picks += [self[i][0] for i in chosen] + [torch.full_like(self._images[0], 255)]*(per_group - len(chosen))
+        if not len(members):
+            continue
+        chosen = members[
+            torch.randperm(len(members), generator=make_generator(seed, "show", k))[
+                :per_group
+            ]
+        ].tolist()
+        picks += [self[i][0] for i in chosen] + [
+            torch.full_like(self._images[0], 255)
+        ] * (per_group - len(chosen))
         titles += [f"{name}" if j == 0 else "" for j in range(per_group)]
     return plot_grid(picks, titles, columns=per_group)
 
+# %% ../../nbs/data/00_split.ipynb #9ac0d999
 def _repr_markdown_(self):
     c, h, w = self._images.shape[1:]
-    lost = f"; {len(self.skipped)} that could not be read are left out (`.skipped`)" if self.skipped else ""
-    return f"{len(self):,} images, {c}×{h}×{w}{lost}\n\n" + self.group_counts().to_markdown(index=False)
+    lost = (
+        f"; {len(self.skipped)} that could not be read are left out (`.skipped`)"
+        if self.skipped
+        else ""
+    )
+    return (
+        f"{len(self):,} images, {c}×{h}×{w}{lost}\n\n"
+        + self.group_counts().to_markdown(index=False)
+    )
 
-Split.subset, Split.random_split, Split.group_counts, Split.fingerprint, Split.show, Split._repr_markdown_ = subset, random_split, group_counts, fingerprint_, show, _repr_markdown_
 
-# %% ../../nbs/data/00_split.ipynb #9e82d4da
-def from_files(cls,
-    paths,           # N image files
-    labels,          # N whole numbers from 0
-    groups=None,     # N whole numbers from 0; None where unknown
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    on_error:str="raise",  # what to do with a file that can't be read: "raise" or "skip"
-    **named,         # ids, class_names, group_names
+(
+    Split.subset,
+    Split.random_split,
+    Split.group_counts,
+    Split.fingerprint,
+    Split.show,
+    Split._repr_markdown_,
+) = subset, random_split, group_counts, fingerprint_, show, _repr_markdown_
+
+# %% ../../nbs/data/00_split.ipynb #ca28c9ac
+def from_files(
+    cls,
+    paths,  # N image files
+    labels,  # N whole numbers from 0
+    groups=None,  # N whole numbers from 0; None where unknown
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
+    **named,  # ids, class_names, group_names
 ) -> Split:
     "A checked split of image files"
     images, key, broken = decode_images(paths, size, on_error)
     split = cls.from_tensors(images, labels, groups, **named)
     split._key, split._rows = key, torch.arange(len(split))
-    if not broken: return split
+    if not broken:
+        return split
     split.skipped = list(broken.values())
     return split.subset(~torch.isin(split._rows, torch.tensor(list(broken))))
 
-def from_folder(cls,
-    root,            # one folder per class, any image files in it
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    on_error:str="raise",  # what to do with a file that can't be read: "raise" or "skip"
+# %% ../../nbs/data/00_split.ipynb #8ab882da
+def from_folder(
+    cls,
+    root,  # one folder per class, any image files in it
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Split:
     "A split of a folder; classes in alphabetical order, no groups needed"
     found, root = _class_files(root), resolve_path(root)
     files = [p for ps in found.values() for p in ps]
     labels = [k for k, ps in enumerate(found.values()) for _ in ps]
-    return cls.from_files(files, labels, size=size, on_error=on_error, ids=[str(p.relative_to(root)) for p in files], class_names=list(found))
+    return cls.from_files(
+        files,
+        labels,
+        size=size,
+        on_error=on_error,
+        ids=[str(p.relative_to(root)) for p in files],
+        class_names=list(found),
+    )
 
-Split.from_files, Split.from_folder = classmethod(from_files), classmethod(from_folder)
+
+Split.from_files, Split.from_folder = (
+    classmethod(from_files),
+    classmethod(from_folder),
+)

@@ -16,134 +16,300 @@ from .glyphs import assign_spurious_labels
 from .split import Split
 from .registry import register_dataset
 
-# %% ../../nbs/data/08_synthetic.ipynb #47b22466
-ENVIRONMENTS = {"+90 %": .1, "+80 %": .2, "-90 %": .9}
+# %% ../../nbs/data/08_synthetic.ipynb #4eac5d66
+ENVIRONMENTS = {"+90 %": 0.1, "+80 %": 0.2, "-90 %": 0.9}
+
 
 def _deal(data, root, download, seed):
     "All digits, training and test together, shuffled and dealt to the environments in turn: (images, digits, numbers) of each"
     (x, d), test = digits(data, root, download)
-    if test: x, d = torch.cat([x, test[0]]), torch.cat([d, test[1]])
-    order = torch.randperm(len(x), generator=make_generator(seed, "colored_mnist", "order"))
+    if test:
+        x, d = torch.cat([x, test[0]]), torch.cat([d, test[1]])
+    order = torch.randperm(
+        len(x), generator=make_generator(seed, "colored_mnist", "order")
+    )
     return [(x[i], d[i], i) for i in (order[k::3] for k in range(3))]
 
+# %% ../../nbs/data/08_synthetic.ipynb #f35b6c0a
 @register_dataset("colored_mnist")
 def colored_mnist(
-    data:str="sample",   # "sample": 5,000 packaged digits; "full": all 70,000 of MNIST
-    root=None,           # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`
-    download:bool=False, # fetch MNIST where it is absent
-    label_noise:float=.25,  # share of the labels that are flipped
-    val:float=.2,        # share of both training environments that is kept for validation
-    seed:int=0,          # of all draws
+    data: str = "sample",  # "sample": 5,000 packaged digits; "full": all 70,000 of MNIST
+    root=None,  # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`
+    download: bool = False,  # fetch MNIST where it is absent
+    label_noise: float = 0.25,  # share of the labels that are flipped
+    val: float = 0.2,  # share of both training environments that is kept for validation
+    seed: int = 0,  # of all draws
 ) -> Benchmark:
     "DomainBed's coloured MNIST, its two colours in the first two of three channels"
+
     def environment(name, x, digit, number):
-        flip = lambda purpose, p: torch.rand(len(x), generator=make_generator(seed, "colored_mnist", name, purpose)) < check_fraction(purpose, p)
+        flip = lambda purpose, p: (
+            torch.rand(
+                len(x),
+                generator=make_generator(seed, "colored_mnist", name, purpose),
+            )
+            < check_fraction(purpose, p)
+        )
         y = ((digit < 5) ^ flip("label_noise", label_noise)).long()
         colour = y ^ flip("colour", ENVIRONMENTS[name]).long()
-        images = torch.stack([x*(1 - colour)[:, None, None].byte(), x*colour[:, None, None].byte(), torch.zeros_like(x)], 1)
-        return images, y, 2*y + colour, [f"{name}/{i}" for i in number.tolist()]
-    names = dict(class_names=["digits 5–9", "digits 0–4"], group_names=[f"digits {d}, {c}" for d in ("5–9", "0–4") for c in ("red", "green")])
-    (x1, y1, g1, i1), (x2, y2, g2, i2), last = (environment(name, *part) for name, part in zip(ENVIRONMENTS, _deal(data, root, download, seed)))
-    both = Split.from_tensors(torch.cat([x1, x2]), torch.cat([y1, y2]), torch.cat([g1, g2]), ids=i1 + i2, **names)
-    return Benchmark(f"coloured MNIST ({data})", *both.random_split(val, seed, "colored_mnist"), {"-90 %": Split.from_tensors(*last[:3], ids=last[3], **names)})
+        images = torch.stack(
+            [
+                x * (1 - colour)[:, None, None].byte(),
+                x * colour[:, None, None].byte(),
+                torch.zeros_like(x),
+            ],
+            1,
+        )
+        return images, y, 2 * y + colour, [f"{name}/{i}" for i in number.tolist()]
 
-# %% ../../nbs/data/08_synthetic.ipynb #9474724a
-DIFFICULTIES = {"magnitude_large": 28, "magnitude_medium": 4, "magnitude_small": 2, "variance_low": 7, "variance_medium": 14, "variance_high": 28}
-HUES = torch.tensor([[255, 0, 0], [203, 255, 0], [0, 255, 102], [0, 102, 255], [204, 0, 255]])   # a fifth of the colour circle apart
+    names = dict(
+        class_names=["digits 5–9", "digits 0–4"],
+        group_names=[
+            f"digits {d}, {c}" for d in ("5–9", "0–4") for c in ("red", "green")
+        ],
+    )
+    (x1, y1, g1, i1), (x2, y2, g2, i2), last = (
+        environment(name, *part)
+        for name, part in zip(ENVIRONMENTS, _deal(data, root, download, seed))
+    )
+    both = Split.from_tensors(
+        torch.cat([x1, x2]),
+        torch.cat([y1, y2]),
+        torch.cat([g1, g2]),
+        ids=i1 + i2,
+        **names,
+    )
+    return Benchmark(
+        f"coloured MNIST ({data})",
+        *both.random_split(val, seed, "colored_mnist"),
+        {"-90 %": Split.from_tensors(*last[:3], ids=last[3], **names)},
+    )
+
+# %% ../../nbs/data/08_synthetic.ipynb #68b885ef
+DIFFICULTIES = {
+    "magnitude_large": 28,
+    "magnitude_medium": 4,
+    "magnitude_small": 2,
+    "variance_low": 7,
+    "variance_medium": 14,
+    "variance_high": 28,
+}
+HUES = torch.tensor(
+    [[255, 0, 0], [203, 255, 0], [0, 255, 102], [0, 102, 255], [204, 0, 255]]
+)  # a fifth of the colour circle apart
+
 
 def _cue_pixels(difficulty, n, generator):
     "N×28×28 bools: where the hue may be"
     side = DIFFICULTIES[difficulty]
     place = torch.zeros(n, 28, 28, dtype=torch.bool)
-    if not difficulty.startswith("variance") or side == 7: place[:, :side, :side] = True
+    if not difficulty.startswith("variance") or side == 7:
+        place[:, :side, :side] = True
     else:
-        chosen = torch.rand(n, side*side, generator=generator).argsort(1)[:, :49]
-        place[:, :side, :side] = torch.zeros(n, side*side, dtype=torch.bool).scatter_(1, chosen, True).view(n, side, side)
+        chosen = torch.rand(n, side * side, generator=generator).argsort(1)[:, :49]
+        place[:, :side, :side] = (
+            torch.zeros(n, side * side, dtype=torch.bool)
+            .scatter_(1, chosen, True)
+            .view(n, side, side)
+        )
     return place
 
+# %% ../../nbs/data/08_synthetic.ipynb #3a4e8f2c
 def _spoil(images, y, labels, features, draw):
     "The same with a share of the labels wrong and a share of the images noisy"
-    pick = lambda purpose, p: torch.randperm(len(y), generator=draw(purpose))[:int(p*len(y))]
+    pick = lambda purpose, p: torch.randperm(len(y), generator=draw(purpose))[
+        : int(p * len(y))
+    ]
     wrong, noisy = pick("label noise", labels), pick("feature noise", features)
     y, images = y.clone(), images.clone()
-    y[wrong] = (y[wrong] + torch.randint(1, 5, (len(wrong),), generator=draw("wrong"))) % 5
-    images[noisy] = (images[noisy] + 255*torch.randn(images[noisy].shape, generator=draw("noise"))).clamp(0, 255).byte()
+    y[wrong] = (
+        y[wrong] + torch.randint(1, 5, (len(wrong),), generator=draw("wrong"))
+    ) % 5
+    images[noisy] = (
+        (
+            images[noisy]
+            + 255 * torch.randn(images[noisy].shape, generator=draw("noise"))
+        )
+        .clamp(0, 255)
+        .byte()
+    )
     return images, y
 
 # %% ../../nbs/data/08_synthetic.ipynb #266d946a
 @register_dataset("spuco_mnist")
 def spuco_mnist(
-    difficulty:str="magnitude_large",  # one of DIFFICULTIES
-    spurious_correlation:float=.995, # share of each class in training that has its own hue; the rest take the others' in turn
-    data:str="sample",   # "sample": 5,000 packaged digits; "full": MNIST
-    root=None,           # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`
-    download:bool=False, # fetch MNIST where it is absent
-    label_noise:float=0.,        # share of the training labels that are replaced by another class
-    core_feature_noise:float=0., # share of the training images that are covered with noise
-    seed:int=0,          # of all draws
+    difficulty: str = "magnitude_large",  # one of DIFFICULTIES
+    spurious_correlation: float = 0.995,  # share of each class in training that has its own hue; the rest take the others' in turn
+    data: str = "sample",  # "sample": 5,000 packaged digits; "full": MNIST
+    root=None,  # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`
+    download: bool = False,  # fetch MNIST where it is absent
+    label_noise: float = 0.0,  # share of the training labels that are replaced by another class
+    core_feature_noise: float = 0.0,  # share of the training images that are covered with noise
+    seed: int = 0,  # of all draws
 ) -> Benchmark:
     "SpuCoMNIST; validation and test are balanced over the 25 groups. The package's own list of validation images is replaced by a seeded tenth"
     check_choice("difficulty", difficulty, DIFFICULTIES)
     (x, d), test = digits(data, root, download)
     draw = lambda *purpose: make_generator(seed, "spuco_mnist", *purpose)
     order = torch.randperm(len(x), generator=draw("divide"))
-    cut = len(x)//10
-    places = dict(val=order[:cut], train=order[cut:]) if test else dict(val=order[:cut], test=order[cut:2*cut], train=order[2*cut:])
-    parts = {part: (x[p], d[p], [f"{'train' if test else 'sample'}/{i}" for i in p.tolist()]) for part, p in places.items()}
-    if test: parts["test"] = *test, [f"test/{i}" for i in range(len(test[0]))]
-    names = [f"{2*k} or {2*k + 1}" for k in range(5)]
-    def split(part):
-        x, y, ids = parts[part][0], parts[part][1]//2, parts[part][2]
-        hue = assign_spurious_labels(y, 5, spurious_correlation if part == "train" else .2, draw("hue", part))
-        images = torch.where(((x == 0) & _cue_pixels(difficulty, len(x), draw("where", part)))[:, None], HUES[hue][:, :, None, None].byte(), x[:, None])
-        if part == "train": images, y = _spoil(images, y, check_fraction("label_noise", label_noise), check_fraction("core_feature_noise", core_feature_noise), draw)
-        return Split.from_tensors(images, y, 5*y + hue, ids=ids, class_names=names, group_names=[f"{c}, hue of {h}" for c in names for h in names])
-    return Benchmark(f"SpuCoMNIST ({data}, {difficulty}, {100*spurious_correlation:g} %)", split("train"), split("val"), {"test": split("test")})
+    cut = len(x) // 10
+    places = (
+        dict(val=order[:cut], train=order[cut:])
+        if test
+        else dict(
+            val=order[:cut], test=order[cut : 2 * cut], train=order[2 * cut :]
+        )
+    )
+    parts = {
+        part: (
+            x[p],
+            d[p],
+            [f"{'train' if test else 'sample'}/{i}" for i in p.tolist()],
+        )
+        for part, p in places.items()
+    }
+    if test:
+        parts["test"] = *test, [f"test/{i}" for i in range(len(test[0]))]
+    names = [f"{2 * k} or {2 * k + 1}" for k in range(5)]
 
-# %% ../../nbs/data/08_synthetic.ipynb #ea460cd8
-BOTTOMS = {"cifar10": ([1, 9], ["automobile", "truck"]), "fashion_mnist": ([4, 3], ["coat", "dress"])}
+    def split(part):
+        x, y, ids = parts[part][0], parts[part][1] // 2, parts[part][2]
+        hue = assign_spurious_labels(
+            y,
+            5,
+            spurious_correlation if part == "train" else 0.2,
+            draw("hue", part),
+        )
+        images = torch.where(
+            ((x == 0) & _cue_pixels(difficulty, len(x), draw("where", part)))[
+                :, None
+            ],
+            HUES[hue][:, :, None, None].byte(),
+            x[:, None],
+        )
+        if part == "train":
+            images, y = _spoil(
+                images,
+                y,
+                check_fraction("label_noise", label_noise),
+                check_fraction("core_feature_noise", core_feature_noise),
+                draw,
+            )
+        return Split.from_tensors(
+            images,
+            y,
+            5 * y + hue,
+            ids=ids,
+            class_names=names,
+            group_names=[f"{c}, hue of {h}" for c in names for h in names],
+        )
+
+    return Benchmark(
+        f"SpuCoMNIST ({data}, {difficulty}, {100 * spurious_correlation:g} %)",
+        split("train"),
+        split("val"),
+        {"test": split("test")},
+    )
+
+# %% ../../nbs/data/08_synthetic.ipynb #4d2d131f
+BOTTOMS = {
+    "cifar10": ([1, 9], ["automobile", "truck"]),
+    "fashion_mnist": ([4, 3], ["coat", "dress"]),
+}
+
 
 def _source_halves(name, classes, part, root, download):
     "(images uint8 N×3×H×W, their numbers in the set) of each of two classes"
     x, y = base_images(name, root, download)[part]
-    return [((x[n] if x.ndim == 4 else x[n][:, None].expand(-1, 3, -1, -1)), n) for n in ((y == c).nonzero()[:, 0] for c in classes)]
+    return [
+        ((x[n] if x.ndim == 4 else x[n][:, None].expand(-1, 3, -1, -1)), n)
+        for n in ((y == c).nonzero()[:, 0] for c in classes)
+    ]
 
+# %% ../../nbs/data/08_synthetic.ipynb #5aee14b7
 def _pair(tops, bottoms, strength, draw):
     "Every image of the bottom pair under a top one, of its own class for `strength` of them; last, the numbers of both"
     n = min(len(x) for x, _ in [*tops, *bottoms])
-    under = [torch.randperm(len(x), generator=draw("bottom", k))[:n] for k, (x, _) in enumerate(bottoms)]
-    bottom, number = (torch.cat([b[i][chosen] for b, chosen in zip(bottoms, under)]) for i in range(2))
+    under = [
+        torch.randperm(len(x), generator=draw("bottom", k))[:n]
+        for k, (x, _) in enumerate(bottoms)
+    ]
+    bottom, number = (
+        torch.cat([b[i][chosen] for b, chosen in zip(bottoms, under)])
+        for i in range(2)
+    )
     core = torch.arange(2).repeat_interleave(n)
     simple = assign_spurious_labels(core, 2, strength, draw("simple"))
-    top, above = torch.empty(2*n, *tops[0][0].shape[1:], dtype=torch.uint8), torch.empty(2*n, dtype=torch.long)
+    top, above = (
+        torch.empty(2 * n, *tops[0][0].shape[1:], dtype=torch.uint8),
+        torch.empty(2 * n, dtype=torch.long),
+    )
     for k, (x, numbers) in enumerate(tops):
         members = (simple == k).nonzero()[:, 0]
-        chosen = torch.randperm(len(x), generator=draw("top", k))[torch.arange(len(members)) % len(x)]
+        chosen = torch.randperm(len(x), generator=draw("top", k))[
+            torch.arange(len(members)) % len(x)
+        ]
         top[members], above[members] = x[chosen], numbers[chosen]
     return top, bottom, core, simple, above, number
 
 # %% ../../nbs/data/08_synthetic.ipynb #3fa751e8
 @register_dataset("dominoes")
 def dominoes(
-    bottom:str="cifar10",# what stands under the digit: "cifar10" (automobile or truck) or "fashion_mnist" (coat or dress)
-    spurious_correlation:float=1.,   # share of each class whose digit has the same label: published are 1, .99 and .95
-    root=None,           # folder that holds the sets; None: MASKTUNE_DATA, else `data`
-    download:bool=False, # let torchvision fetch what is absent
-    val:float=.1,        # share of the training pairs that is kept for validation
-    seed:int=0,          # of all draws
+    bottom: str = "cifar10",  # what stands under the digit: "cifar10" (automobile or truck) or "fashion_mnist" (coat or dress)
+    spurious_correlation: float = 1.0,  # share of each class whose digit has the same label: published are 1, .99 and .95
+    root=None,  # folder that holds the sets; None: MASKTUNE_DATA, else `data`
+    download: bool = False,  # let torchvision fetch what is absent
+    val: float = 0.1,  # share of the training pairs that is kept for validation
+    seed: int = 0,  # of all draws
 ) -> Benchmark:
     "A zero or a one on top of one of two classes (Shah et al. 2020; Pagliardini et al. 2023); group = 2·core + simple"
     classes, names = BOTTOMS[check_choice("bottom", bottom, BOTTOMS)]
+
     def split(part, top, low, core, simple, above, number, label=None):
-        if bottom == "cifar10": top = torch.nn.functional.pad(top, (2, 2, 2, 2))
+        if bottom == "cifar10":
+            top = torch.nn.functional.pad(top, (2, 2, 2, 2))
         ids = [f"{part}/{a}+{b}" for a, b in zip(above.tolist(), number.tolist())]
-        return Split.from_tensors(torch.cat([top, low], 2), core if label is None else label, 2*core + simple, ids=ids, class_names=names, group_names=[f"{c} under {d}" for c in names for d in (0, 1)])
+        return Split.from_tensors(
+            torch.cat([top, low], 2),
+            core if label is None else label,
+            2 * core + simple,
+            ids=ids,
+            class_names=names,
+            group_names=[f"{c} under {d}" for c in names for d in (0, 1)],
+        )
+
     def made(part, spurious_correlation, purpose):
-        halves = (_source_halves(name, cs, part, root, download) for name, cs in (("mnist", [0, 1]), (bottom, classes)))
-        return _pair(*halves, check_fraction("strength", spurious_correlation), lambda *p: make_generator(seed, "dominoes", purpose, *p))
+        halves = (
+            _source_halves(name, cs, part, root, download)
+            for name, cs in (("mnist", [0, 1]), (bottom, classes))
+        )
+        return _pair(
+            *halves,
+            check_fraction("strength", spurious_correlation),
+            lambda *p: make_generator(seed, "dominoes", purpose, *p),
+        )
+
     whole = split("train", *made(0, spurious_correlation, "train"))
-    top, low, core, simple, above, number = aligned = made(1, 1., "test")
-    anew = torch.randperm(len(core), generator=make_generator(seed, "dominoes", "shuffle"))
-    tests = {"aligned": aligned, "digit shuffled": (top[anew], low, core, simple[anew], above[anew], number),
-             "bottom shuffled": (top, low[anew], core[anew], simple, above, number[anew], simple), "balanced": made(1, .5, "test")}
-    return Benchmark(f"dominoes (MNIST over {bottom}, {100*spurious_correlation:g} %)", *whole.random_split(val, seed, "dominoes"), {k: split("test", *v) for k, v in tests.items()})
+    top, low, core, simple, above, number = aligned = made(1, 1.0, "test")
+    anew = torch.randperm(
+        len(core), generator=make_generator(seed, "dominoes", "shuffle")
+    )
+    tests = {
+        "aligned": aligned,
+        "digit shuffled": (top[anew], low, core, simple[anew], above[anew], number),
+        "bottom shuffled": (
+            top,
+            low[anew],
+            core[anew],
+            simple,
+            above,
+            number[anew],
+            simple,
+        ),
+        "balanced": made(1, 0.5, "test"),
+    }
+    return Benchmark(
+        f"dominoes (MNIST over {bottom}, {100 * spurious_correlation:g} %)",
+        *whole.random_split(val, seed, "dominoes"),
+        {k: split("test", *v) for k, v in tests.items()},
+    )

@@ -14,36 +14,104 @@ from .labels import CIVILCOMMENTS_IDENTITIES, SPLIT_CODES
 from .registry import find_dataset, read_table, register_dataset
 
 # %% ../../nbs/data/11_text_sets.ipynb #a9fe4d5d
-@register_dataset("multinli", ["data/metadata_random.csv"], "https://github.com/kohpangwei/group_DRO", """
+@register_dataset(
+    "multinli",
+    ["data/metadata_random.csv"],
+    "https://github.com/kohpangwei/group_DRO",
+    """
 multinli/
-  data/metadata_random.csv""")
+  data/metadata_random.csv""",
+)
 def multinli(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
 ) -> pd.DataFrame:
     "id, label (contradiction, entailment, neutral), group = 2·label + negation, and part of every pair of sentences (Sagawa et al. 2020)"
-    t = read_table(find_dataset("multinli", root)/"data"/"metadata_random.csv", {"gold_label": [0, 1, 2], "sentence2_has_negation": [0, 1], "split": list(SPLIT_CODES)}, index_col=0)
-    return pd.DataFrame(dict(id=t.index, label=t.gold_label, group=2*t.gold_label + t.sentence2_has_negation, part=t.split.map(SPLIT_CODES))).reset_index(drop=True)
+    t = read_table(
+        find_dataset("multinli", root) / "data" / "metadata_random.csv",
+        {
+            "gold_label": [0, 1, 2],
+            "sentence2_has_negation": [0, 1],
+            "split": list(SPLIT_CODES),
+        },
+        index_col=0,
+    )
+    return pd.DataFrame(
+        dict(
+            id=t.index,
+            label=t.gold_label,
+            group=2 * t.gold_label + t.sentence2_has_negation,
+            part=t.split.map(SPLIT_CODES),
+        )
+    ).reset_index(drop=True)
 
-# %% ../../nbs/data/11_text_sets.ipynb #1217b5ce
-@register_dataset("civilcomments", ["all_data_with_identities.csv"], "https://wilds.stanford.edu", """
+# %% ../../nbs/data/11_text_sets.ipynb #f9ea79ef
+@register_dataset(
+    "civilcomments",
+    ["all_data_with_identities.csv"],
+    "https://wilds.stanford.edu",
+    """
 civilcomments/
-  all_data_with_identities.csv""")
+  all_data_with_identities.csv""",
+)
 def civilcomments(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
 ) -> pd.DataFrame:
     "id, label (toxic), part, group = 2·label + any identity, and eight columns of who is mentioned (Borkan et al. 2019; WILDS)"
-    columns = {"split": list(SPLIT_CODES.values()), "toxicity": None, **dict.fromkeys(CIVILCOMMENTS_IDENTITIES, ...)}
-    t = read_table(find_dataset("civilcomments", root)/"all_data_with_identities.csv", columns, index_col=0)
-    who, label = t[CIVILCOMMENTS_IDENTITIES] >= .5, (t.toxicity >= .5).astype(int)
-    return pd.DataFrame(dict(id=t.index, label=label, part=t.split, group=2*label + who.any(axis=1))).join(who).reset_index(drop=True)
+    columns = {
+        "split": list(SPLIT_CODES.values()),
+        "toxicity": None,
+        **dict.fromkeys(CIVILCOMMENTS_IDENTITIES, ...),
+    }
+    t = read_table(
+        find_dataset("civilcomments", root) / "all_data_with_identities.csv",
+        columns,
+        index_col=0,
+    )
+    who, label = t[CIVILCOMMENTS_IDENTITIES] >= 0.5, (t.toxicity >= 0.5).astype(int)
+    return (
+        pd.DataFrame(
+            dict(
+                id=t.index,
+                label=label,
+                part=t.split,
+                group=2 * label + who.any(axis=1),
+            )
+        )
+        .join(who)
+        .reset_index(drop=True)
+    )
 
+# %% ../../nbs/data/11_text_sets.ipynb #d2c9bf17
 def civilcomments_groups(
-    table:pd.DataFrame,  # rows of `civilcomments`
-    correct,             # as many bools: which are classified right
-    protocol:str="official",  # "official": sixteen overlapping groups; "coarse": four
-) -> pd.DataFrame:       # group, n, accuracy; the smallest accuracy is the protocol's number
+    table: pd.DataFrame,  # rows of `civilcomments`
+    correct,  # as many bools: which are classified right
+    protocol: str = "official",  # "official": sixteen overlapping groups; "coarse": four
+) -> (
+    pd.DataFrame
+):  # group, n, accuracy; the smallest accuracy is the protocol's number
     "Accuracy by group in either protocol"
-    label, correct, said = table.label.to_numpy(), np.asarray(correct, dtype=bool), ("civil", "toxic")
-    whom = {w: table[w] for w in CIVILCOMMENTS_IDENTITIES} if check_choice("protocol", protocol, ["official", "coarse"]) == "official" else {"no identity": table.group % 2 == 0, "any identity": table.group % 2 == 1}
-    groups = {f"{w}, {said[y]}": m.to_numpy() & (label == y) for w, m in whom.items() for y in range(2)}
-    return pd.DataFrame([dict(group=g, n=m.sum(), accuracy=correct[m].mean()) for g, m in groups.items() if m.any()])
+    label, correct, said = (
+        table.label.to_numpy(),
+        np.asarray(correct, dtype=bool),
+        ("civil", "toxic"),
+    )
+    whom = (
+        {w: table[w] for w in CIVILCOMMENTS_IDENTITIES}
+        if check_choice("protocol", protocol, ["official", "coarse"]) == "official"
+        else {
+            "no identity": table.group % 2 == 0,
+            "any identity": table.group % 2 == 1,
+        }
+    )
+    groups = {
+        f"{w}, {said[y]}": m.to_numpy() & (label == y)
+        for w, m in whom.items()
+        for y in range(2)
+    }
+    return pd.DataFrame(
+        [
+            dict(group=g, n=m.sum(), accuracy=correct[m].mean())
+            for g, m in groups.items()
+            if m.any()
+        ]
+    )

@@ -26,162 +26,331 @@ from .split import Split
 # %% ../../nbs/data/09_vision_sets.ipynb #36a2ed51
 def _from_arrays(name, train, test, class_names, val, seed):
     "A benchmark of two arrays, with a random share of the first for validation"
-    whole, test = (Split.from_tensors(a, b, ids=[f"{part}/{i}" for i in range(len(a))], class_names=class_names) for part, (a, b) in (("train", train), ("test", test)))
+    whole, test = (
+        Split.from_tensors(
+            a,
+            b,
+            ids=[f"{part}/{i}" for i in range(len(a))],
+            class_names=class_names,
+        )
+        for part, (a, b) in (("train", train), ("test", test))
+    )
     return Benchmark(name, *whole.random_split(val, seed, name), {"test": test})
+
 
 @register_dataset("cifar10", where="https://www.cs.toronto.edu/~kriz/cifar.html")
 def cifar10(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    download:bool=False, # fetch it where it is absent
-    val:float=.2,    # share of the training images that is kept for validation
-    seed:int=0,      # of the division
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    download: bool = False,  # fetch it where it is absent
+    val: float = 0.2,  # share of the training images that is kept for validation
+    seed: int = 0,  # of the division
 ) -> Benchmark:
     "CIFAR-10 in its python or its binary version; a fifth of the training images for validation"
-    return _from_arrays("CIFAR-10", *base_images("cifar10", root, download), CIFAR10_CLASSES, val, seed)
+    return _from_arrays(
+        "CIFAR-10",
+        *base_images("cifar10", root, download),
+        CIFAR10_CLASSES,
+        val,
+        seed,
+    )
 
-# %% ../../nbs/data/09_vision_sets.ipynb #c90abf6e
+# %% ../../nbs/data/09_vision_sets.ipynb #ba4c30ad
 def _read_mat(path):
     "(uint8 N×3×32×32, labels) of one file"
     from scipy.io import loadmat
-    if not path.is_file(): raise missing_path_error(path)
-    try: t = loadmat(path); return torch.from_numpy(t["X"].transpose(3, 2, 0, 1).copy()), torch.from_numpy(t["y"].astype(np.int64))[:, 0] % 10
-    except Exception as e: raise ValueError(f"{path} is not a whole file of SVHN: {type(e).__name__}: {e}.") from e
 
-@register_dataset("svhn", ["train_32x32.mat"], "http://ufldl.stanford.edu/housenumbers", """
+    if not path.is_file():
+        raise missing_path_error(path)
+    try:
+        t = loadmat(path)
+        return torch.from_numpy(
+            t["X"].transpose(3, 2, 0, 1).copy()
+        ), torch.from_numpy(t["y"].astype(np.int64))[:, 0] % 10
+    except Exception as e:
+        raise ValueError(
+            f"{path} is not a whole file of SVHN: {type(e).__name__}: {e}."
+        ) from e
+
+# %% ../../nbs/data/09_vision_sets.ipynb #676a355d
+@register_dataset(
+    "svhn",
+    ["train_32x32.mat"],
+    "http://ufldl.stanford.edu/housenumbers",
+    """
 svhn/
   train_32x32.mat
-  test_32x32.mat""")
+  test_32x32.mat""",
+)
 def svhn(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    download:bool=False, # fetch it where it is absent
-    val:float=.2,    # share of the training images that is kept for validation
-    seed:int=0,      # of the division
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    download: bool = False,  # fetch it where it is absent
+    val: float = 0.2,  # share of the training images that is kept for validation
+    seed: int = 0,  # of the division
 ) -> Benchmark:
     "Street View House Numbers, format 2; a fifth of the training images for validation"
-    if download: download_dataset("svhn", data_root(root))
+    if download:
+        download_dataset("svhn", data_root(root))
     root = find_dataset("svhn", root)
-    return _from_arrays("SVHN", *(_read_mat(root/f"{part}_32x32.mat") for part in ("train", "test")), [str(d) for d in range(10)], val, seed)
+    return _from_arrays(
+        "SVHN",
+        *(_read_mat(root / f"{part}_32x32.mat") for part in ("train", "test")),
+        [str(d) for d in range(10)],
+        val,
+        seed,
+    )
 
 # %% ../../nbs/data/09_vision_sets.ipynb #395fd91d
-@register_dataset("cats_vs_dogs", ["train/cat.0.jpg", "cat.0.jpg"], "https://www.kaggle.com/c/dogs-vs-cats", """
+@register_dataset(
+    "cats_vs_dogs",
+    ["train/cat.0.jpg", "cat.0.jpg"],
+    "https://www.kaggle.com/c/dogs-vs-cats",
+    """
 dogs-vs-cats/
-  train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg""")
+  train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg""",
+)
 def cats_vs_dogs(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "Cats and dogs; image number mod 5: 0 for testing, 1 for validation"
     root = find_dataset("cats_vs_dogs", root)
-    files = _image_files(root/"train" if (root/"train").is_dir() else root, root)
-    named = [(f, m) for f in files if (m := re.search(r"(cat|dog)\.(\d+)\.jpg$", f))]
-    t = pd.DataFrame([dict(file=f, label=int(m[1] == "dog"), part={0: "test", 1: "val"}.get(int(m[2]) % 5, "train")) for f, m in named])
-    return benchmark_from_table("Cats vs Dogs", root, t, ["cat", "dog"], size=size, on_error=on_error)
+    files = _image_files(
+        root / "train" if (root / "train").is_dir() else root, root
+    )
+    named = [
+        (f, m) for f in files if (m := re.search(r"(cat|dog)\.(\d+)\.jpg$", f))
+    ]
+    t = pd.DataFrame(
+        [
+            dict(
+                file=f,
+                label=int(m[1] == "dog"),
+                part={0: "test", 1: "val"}.get(int(m[2]) % 5, "train"),
+            )
+            for f, m in named
+        ]
+    )
+    return benchmark_from_table(
+        "Cats vs Dogs", root, t, ["cat", "dog"], size=size, on_error=on_error
+    )
 
-# %% ../../nbs/data/09_vision_sets.ipynb #831ca960
+# %% ../../nbs/data/09_vision_sets.ipynb #c62c8f4b
 def _by_class(folder, above, part, wnids):
     "Rows of the images in the folders of these classes; a class without a folder has none"
-    if not folder.is_dir(): raise missing_path_error(folder)
-    return [dict(file=f, label=k, part=part) for w, k in wnids.items() if (folder/w).is_dir() for f in _image_files(folder/w, above)]
+    if not folder.is_dir():
+        raise missing_path_error(folder)
+    return [
+        dict(file=f, label=k, part=part)
+        for w, k in wnids.items()
+        if (folder / w).is_dir()
+        for f in _image_files(folder / w, above)
+    ]
 
-@register_dataset("imagenet", ["train/n[0-9]*/"], "https://image-net.org", """
+# %% ../../nbs/data/09_vision_sets.ipynb #608fa349
+@register_dataset(
+    "imagenet",
+    ["train/n[0-9]*/"],
+    "https://image-net.org",
+    """
 imagenet/
   train/n01440764/*.JPEG ...
-  val/n01440764/*.JPEG ...          (sorted into folders)""")
+  val/n01440764/*.JPEG ...          (sorted into folders)""",
+)
 def imagenet(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    val:float=.02,   # share of the training images that is kept for validation
-    seed:int=0,      # of the division
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    val: float = 0.02,  # share of the training images that is kept for validation
+    seed: int = 0,  # of the division
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "ImageNet, or as many of its classes as there are folders; a share of the training images for validation"
     root = find_dataset("imagenet", root)
-    names = sorted(d.name for d in (root/"train").glob("n[0-9]*/"))
+    names = sorted(d.name for d in (root / "train").glob("n[0-9]*/"))
     wnids = {w: k for k, w in enumerate(names)}
-    table = pd.DataFrame(_by_class(root/"train", root, "train", wnids) + _by_class(root/"val", root, "test", wnids))
-    return benchmark_from_table("ImageNet", root, _hold_out(table, val, seed, "imagenet"), names, size=size, on_error=on_error)
+    table = pd.DataFrame(
+        _by_class(root / "train", root, "train", wnids)
+        + _by_class(root / "val", root, "test", wnids)
+    )
+    return benchmark_from_table(
+        "ImageNet",
+        root,
+        _hold_out(table, val, seed, "imagenet"),
+        names,
+        size=size,
+        on_error=on_error,
+    )
 
-@register_dataset("imagenet_a", ["imagenet-a/n[0-9]*/", "n[0-9]*/"], "https://github.com/hendrycks/natural-adv-examples", """
+# %% ../../nbs/data/09_vision_sets.ipynb #f79e9a84
+@register_dataset(
+    "imagenet_a",
+    ["imagenet-a/n[0-9]*/", "n[0-9]*/"],
+    "https://github.com/hendrycks/natural-adv-examples",
+    """
 imagenet-a/
-  n01498041/*.jpg ...""")
+  n01498041/*.jpg ...""",
+)
 def imagenet_a(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "ImageNet-A: a test and nothing else; train and val are empty, and training on it is refused"
     root = find_dataset("imagenet_a", root)
-    root = root/"imagenet-a" if (root/"imagenet-a").is_dir() else root
+    root = root / "imagenet-a" if (root / "imagenet-a").is_dir() else root
     names = sorted(d.name for d in root.glob("n[0-9]*/"))
-    return benchmark_from_table("ImageNet-A", root, pd.DataFrame(_by_class(root, root, "test", {w: k for k, w in enumerate(names)})), names, size=size, on_error=on_error)
+    return benchmark_from_table(
+        "ImageNet-A",
+        root,
+        pd.DataFrame(
+            _by_class(root, root, "test", {w: k for k, w in enumerate(names)})
+        ),
+        names,
+        size=size,
+        on_error=on_error,
+    )
 
 # %% ../../nbs/data/09_vision_sets.ipynb #10a719d5
-@register_dataset("imagenet9_rebias", ["train/n02085620/"], "https://image-net.org", """
+@register_dataset(
+    "imagenet9_rebias",
+    ["train/n02085620/"],
+    "https://image-net.org",
+    """
 imagenet/
   train/n01641577/*.JPEG ...
   val/n01641577/*.JPEG ...
-  imagenet-a/n01641577/*.jpg ...    (here or beside imagenet/; where it is absent, that test is left out)""")
+  imagenet-a/n01641577/*.jpg ...    (here or beside imagenet/; where it is absent, that test is left out)""",
+)
 def imagenet9_rebias(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    val:float=.02,   # share of the training images that is kept for validation
-    seed:int=0,      # of the division
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    val: float = 0.02,  # share of the training images that is kept for validation
+    seed: int = 0,  # of the division
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "The nine super-classes of ReBias, tested on ImageNet and ImageNet-A (Bahng et al. 2020; Zheng et al. 2025)"
     root = find_dataset("imagenet9_rebias", root)
-    wnids = {w: k for k, ws in enumerate(REBIAS_CLASSES.values()) for w in ws.split()}
+    wnids = {
+        w: k for k, ws in enumerate(REBIAS_CLASSES.values()) for w in ws.split()
+    }
     above = root.parent
-    rows = _by_class(root/"train", above, "train", wnids) + _by_class(root/"val", above, "ImageNet-9", wnids)
-    adversarial = next((d for d in (root/"imagenet-a", above/"imagenet-a") if d.is_dir()), None)
-    if adversarial: rows += _by_class(adversarial, above, "ImageNet-A", wnids)
-    return benchmark_from_table("ImageNet-9 (ReBias)", above, _hold_out(pd.DataFrame(rows), val, seed, "imagenet9_rebias"), list(REBIAS_CLASSES), size=size, on_error=on_error)
+    rows = _by_class(root / "train", above, "train", wnids) + _by_class(
+        root / "val", above, "ImageNet-9", wnids
+    )
+    adversarial = next(
+        (d for d in (root / "imagenet-a", above / "imagenet-a") if d.is_dir()), None
+    )
+    if adversarial:
+        rows += _by_class(adversarial, above, "ImageNet-A", wnids)
+    return benchmark_from_table(
+        "ImageNet-9 (ReBias)",
+        above,
+        _hold_out(pd.DataFrame(rows), val, seed, "imagenet9_rebias"),
+        list(REBIAS_CLASSES),
+        size=size,
+        on_error=on_error,
+    )
 
-# %% ../../nbs/data/09_vision_sets.ipynb #d40a3f14
+# %% ../../nbs/data/09_vision_sets.ipynb #8d06920f
 def _numbered(folder, n):
     "The folders of the classes 0 ... n - 1, by the number that their names begin with"
-    if not folder.is_dir(): raise missing_path_error(folder)
-    of = [(int(m[1]), d) for d in sorted(folder.iterdir()) if d.is_dir() and (m := re.match(r"(\d+)_", d.name))]
+    if not folder.is_dir():
+        raise missing_path_error(folder)
+    of = [
+        (int(m[1]), d)
+        for d in sorted(folder.iterdir())
+        if d.is_dir() and (m := re.match(r"(\d+)_", d.name))
+    ]
     found = dict(of)
-    if len(of) > len(found) or set(found) != set(range(n)): raise ValueError(f"{folder} should hold one folder for each class 0 to {n - 1}, such as 00_dog; it holds {', '.join(d.name for _, d in of) or 'none'}.")
+    if len(of) > len(found) or set(found) != set(range(n)):
+        raise ValueError(
+            f"{folder} should hold one folder for each class 0 to {n - 1}, such as 00_dog; it holds {', '.join(d.name for _, d in of) or 'none'}."
+        )
     return [found[k] for k in range(n)]
 
-@register_dataset("in9l", ["train/00_*/"], "https://github.com/MadryLab/backgrounds_challenge", """
+# %% ../../nbs/data/09_vision_sets.ipynb #b950986c
+@register_dataset(
+    "in9l",
+    ["train/00_*/"],
+    "https://github.com/MadryLab/backgrounds_challenge",
+    """
 in9l/
   train/00_dog/*.JPEG ...
   val/00_dog/*.JPEG ...
 bg_challenge/                (or test/, or without this folder)
   mixed_rand/val/00_dog/*.JPEG ...
-  ...""")
+  ...""",
+)
 def in9l(
-    root=None,       # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size:int=None,   # side in pixels; None: the images' own if all are alike, else 224
-    on_error:str="raise", # what to do with a file that can't be read: "raise" or "skip"
+    root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
+    size: int = None,  # side in pixels; None: the images' own if all are alike, else 224
+    on_error: str = "raise",  # what to do with a file that can't be read: "raise" or "skip"
 ) -> Benchmark:
     "ImageNet-9L for training, every variation of the Backgrounds Challenge that is there for testing; no groups"
     root = find_dataset("in9l", root)
     above, rows = root.parent, []
-    bases = [base/sub for base in (root, above) for sub in ("bg_challenge", "test", "")]
-    tests = {v: next((b/v/"val" for b in bases if (b/v/"val").is_dir()), None) for v in IN9_VARIATIONS}
-    if not any(tests.values()): raise FileNotFoundError(f"there is no test of the Backgrounds Challenge: looked for mixed_rand/val and the like in {', '.join(map(str, bases))}.")
-    for part, folder in {"train": root/"train", "val": root/"val", **tests}.items():
-        if folder: rows += [dict(file=f, label=k, part=part) for k, d in enumerate(_numbered(folder, 9)) for f in _image_files(d, above)]
-    return benchmark_from_table("ImageNet-9L", above, pd.DataFrame(rows), IN9_CLASSES, size=size, on_error=on_error)
+    bases = [
+        base / sub for base in (root, above) for sub in ("bg_challenge", "test", "")
+    ]
+    tests = {
+        v: next((b / v / "val" for b in bases if (b / v / "val").is_dir()), None)
+        for v in IN9_VARIATIONS
+    }
+    if not any(tests.values()):
+        raise FileNotFoundError(
+            f"there is no test of the Backgrounds Challenge: looked for mixed_rand/val and the like in {', '.join(map(str, bases))}."
+        )
+    for part, folder in {
+        "train": root / "train",
+        "val": root / "val",
+        **tests,
+    }.items():
+        if folder:
+            rows += [
+                dict(file=f, label=k, part=part)
+                for k, d in enumerate(_numbered(folder, 9))
+                for f in _image_files(d, above)
+            ]
+    return benchmark_from_table(
+        "ImageNet-9L",
+        above,
+        pd.DataFrame(rows),
+        IN9_CLASSES,
+        size=size,
+        on_error=on_error,
+    )
 
 # %% ../../nbs/data/09_vision_sets.ipynb #cd20ca28
 def foreground_masks(
-    originals:Split, # the test "original" of `in9l`, at the size it is published with
-    root=None,       # as for `in9l`
-) -> torch.Tensor:   # bool N×H×W: True where the thing is
+    originals: Split,  # the test "original" of `in9l`, at the size it is published with
+    root=None,  # as for `in9l`
+) -> torch.Tensor:  # bool N×H×W: True where the thing is
     "What is foreground in each image of the Backgrounds Challenge"
     above, (h, w) = find_dataset("in9l", root).parent, originals.image_size
+
     def mask(name):
-        path = above/re.sub(r"(^|/)original/val/(.*)\.\w+$", r"\1fg_mask/val/\2.npy", name)
-        if path.suffix != ".npy": raise ValueError(f"{name} is not an image of the test \"original\", the only one that has masks.")
-        if not path.is_file(): raise missing_path_error(path, " The masks are the folder fg_mask of the Backgrounds Challenge.")
-        try: m = np.load(path)
-        except Exception as e: raise ValueError(f"{path} is not a whole mask: {type(e).__name__}: {e}.") from e
-        if m.shape != (h, w): raise ValueError(f"{path} is a mask of shape {m.shape}, and the images are {h}×{w}: load them without size=.")
+        path = above / re.sub(
+            r"(^|/)original/val/(.*)\.\w+$", r"\1fg_mask/val/\2.npy", name
+        )
+        if path.suffix != ".npy":
+            raise ValueError(
+                f'{name} is not an image of the test "original", the only one that has masks.'
+            )
+        if not path.is_file():
+            raise missing_path_error(
+                path,
+                " The masks are the folder fg_mask of the Backgrounds Challenge.",
+            )
+        try:
+            m = np.load(path)
+        except Exception as e:
+            raise ValueError(
+                f"{path} is not a whole mask: {type(e).__name__}: {e}."
+            ) from e
+        if m.shape != (h, w):
+            raise ValueError(
+                f"{path} is a mask of shape {m.shape}, and the images are {h}×{w}: load them without size=."
+            )
         return torch.from_numpy(m.astype(bool))
+
     return torch.stack([mask(name) for name in originals.ids])

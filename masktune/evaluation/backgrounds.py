@@ -17,45 +17,84 @@ from ..data.split import Split
 
 # %% ../../nbs/evaluation/02_backgrounds.ipynb #4f6f495a
 def bg_gap(
-    accuracy,        # name of a test -> accuracy
+    accuracy,  # name of a test -> accuracy
 ) -> float:
     "Accuracy on backgrounds of the same class less that on any background (Xiao et al. 2021)"
     return accuracy["mixed_same"] - accuracy["mixed_rand"]
 
 # %% ../../nbs/evaluation/02_backgrounds.ipynb #bad332f9
 def to_in9(
-    predicted,       # int64 N: ImageNet classes, 0 ... 999
-    mapping,         # the file in_to_in9.json of the Backgrounds Challenge
-) -> torch.Tensor:   # int64 N: 0 ... 8, or -1
+    predicted,  # int64 N: ImageNet classes, 0 ... 999
+    mapping,  # the file in_to_in9.json of the Backgrounds Challenge
+) -> torch.Tensor:  # int64 N: 0 ... 8, or -1
     "What a network of ImageNet's classes said, in the nine classes"
-    if not Path(mapping).is_file(): raise missing_path_error(mapping, " It is in the repository https://github.com/MadryLab/backgrounds_challenge.")
+    if not Path(mapping).is_file():
+        raise missing_path_error(
+            mapping,
+            " It is in the repository https://github.com/MadryLab/backgrounds_challenge.",
+        )
     known = json.loads(Path(mapping).read_text())
-    if set(known) != {str(i) for i in range(1000)} or not set(known.values()) <= set(range(-1, 9)): raise ValueError(f"{mapping} should say for each of the classes 0 to 999 which of the nine it is, or -1; it does not.")
+    if set(known) != {str(i) for i in range(1000)} or not set(
+        known.values()
+    ) <= set(range(-1, 9)):
+        raise ValueError(
+            f"{mapping} should say for each of the classes 0 to 999 which of the nine it is, or -1; it does not."
+        )
     return torch.tensor([known[str(i)] for i in range(1000)])[predicted]
 
 # %% ../../nbs/evaluation/02_backgrounds.ipynb #e3fbf8df
 def challenge_scores(
-    says,            # function: uint8 N×3×H×W -> N class numbers, e.g. `lambda x: predict(model, x).predicted`, or that through `to_in9`
-    originals:Split, # whose foregrounds are taken: the test "original"
-    masks,           # bool N×H×W, of `foreground_masks`
-    backgrounds:Split,  # what they are put on: the test "only_bg_t"
-    batch_size:int=256, # images at a time
-) -> torch.Tensor:   # N bools; their mean is the challenge accuracy
+    says,  # function: uint8 N×3×H×W -> N class numbers, e.g. `lambda x: predict(model, x).predicted`, or that through `to_in9`
+    originals: Split,  # whose foregrounds are taken: the test "original"
+    masks,  # bool N×H×W, of `foreground_masks`
+    backgrounds: Split,  # what they are put on: the test "only_bg_t"
+    batch_size: int = 256,  # images at a time
+) -> torch.Tensor:  # N bools; their mean is the challenge accuracy
     "Which foregrounds are right on every background (Xiao et al. 2021, section 4; challenge_eval.py)"
-    parts, right = list(torch.arange(len(backgrounds)).split(batch_size)), torch.ones(len(originals), dtype=torch.bool)
+    parts, right = (
+        list(torch.arange(len(backgrounds)).split(batch_size)),
+        torch.ones(len(originals), dtype=torch.bool),
+    )
     for i in progress(range(len(originals)), "backgrounds", unit="foregrounds"):
         image, label, _ = originals[i]
         for k, part in enumerate(parts):
-            right[i] = bool((says(torch.where(masks[i], image, backgrounds.subset(part).images)).cpu() == label).all())
-            if not right[i]: parts.insert(0, parts.pop(k)); break      # what has fooled once is tried first: the same answer, sooner
+            right[i] = bool(
+                (
+                    says(
+                        torch.where(
+                            masks[i], image, backgrounds.subset(part).images
+                        )
+                    ).cpu()
+                    == label
+                ).all()
+            )
+            if not right[i]:
+                parts.insert(0, parts.pop(k))
+                break  # what has fooled once is tried first: the same answer, sooner
     return right
 
 # %% ../../nbs/evaluation/02_backgrounds.ipynb #4df8d9a9
 def urbancars_gaps(
-    accuracy,        # of each of the eight groups, in their order
+    accuracy,  # of each of the eight groups, in their order
 ) -> dict:
     "In-distribution accuracy, weighted as the training set is, and what is lost where a cue is uncommon (Li et al. 2023, section 3)"
     a = torch.as_tensor(accuracy, dtype=torch.double).view(2, 2, 2)
-    common = [[(a[0, b, c] + a[1, 1 - b, 1 - c]).item()/2 for c in range(2)] for b in range(2)]     # [background][object], 0: common
-    inside = sum(w*common[b][c] for b, c, w in ((0, 0, .9025), (0, 1, .0475), (1, 0, .0475), (1, 1, .0025)))
-    return {"I.D. accuracy": inside, "BG gap": common[1][0] - inside, "CoObj gap": common[0][1] - inside, "BG+CoObj gap": common[1][1] - inside}
+    common = [
+        [(a[0, b, c] + a[1, 1 - b, 1 - c]).item() / 2 for c in range(2)]
+        for b in range(2)
+    ]  # [background][object], 0: common
+    inside = sum(
+        w * common[b][c]
+        for b, c, w in (
+            (0, 0, 0.9025),
+            (0, 1, 0.0475),
+            (1, 0, 0.0475),
+            (1, 1, 0.0025),
+        )
+    )
+    return {
+        "I.D. accuracy": inside,
+        "BG gap": common[1][0] - inside,
+        "CoObj gap": common[0][1] - inside,
+        "BG+CoObj gap": common[1][1] - inside,
+    }

@@ -13,15 +13,17 @@ from ..saliency.masking import upsample_maps
 
 # %% ../../nbs/evaluation/03_localisation.ipynb #6675dee3
 def pointing_game(
-    maps:SaliencyMaps,       # of N pictures
-    region,          # bool H×W, or N×H×W: where the cue is
-) -> dict:           # two shares, in [0, 1]
+    maps: SaliencyMaps,  # of N pictures
+    region,  # bool H×W, or N×H×W: where the cue is
+) -> dict:  # two shares, in [0, 1]
     "`pointing_game`: maps whose hottest pixel lies in the region (Zhang et al. 2016); `energy`: heat that lies in it (Wang et al. 2020, section 4.3)"
-    hits, inside = 0, 0.
+    hits, inside = 0, 0.0
     region = region.expand(len(maps), *maps.size)
     for i in torch.arange(len(maps)).split(512):
         heat = upsample_maps(maps.values[i], maps.size).flatten(1)
         within = region[i].flatten(1)
         hits += within.gather(1, heat.argmax(1, keepdim=True)).sum().item()
-        inside += ((heat*within).sum(1)/heat.sum(1).clamp(min=1e-12)).sum().item()
-    return dict(pointing=hits/len(maps), energy=inside/len(maps))
+        inside += (
+            ((heat * within).sum(1) / heat.sum(1).clamp(min=1e-12)).sum().item()
+        )
+    return dict(pointing=hits / len(maps), energy=inside / len(maps))

@@ -20,105 +20,214 @@ from ..models.wrap import wrap
 @dataclass
 class Predictions:
     "Logits with the labels and groups they belong to"
-    logits:torch.Tensor        # float N×K
-    labels:torch.Tensor=None   # int64 N; None where unknown
-    groups:torch.Tensor=None   # int64 N; None where unknown
-    ids:list=None              # N names as published
-    class_names:list=None      # K names
-    group_names:list=None      # names of the groups
 
-    def __len__(self): return len(self.logits)
+    logits: torch.Tensor  # float N×K
+    labels: torch.Tensor = None  # int64 N; None where unknown
+    groups: torch.Tensor = None  # int64 N; None where unknown
+    ids: list = None  # N names as published
+    class_names: list = None  # K names
+    group_names: list = None  # names of the groups
+
+    def __len__(self):
+        return len(self.logits)
+
     @property
-    def probabilities(self): return self.logits.double().softmax(1)
+    def probabilities(self):
+        return self.logits.double().softmax(1)
+
     @property
-    def predicted(self): return self.logits.argmax(1)
+    def predicted(self):
+        return self.logits.argmax(1)
+
     @property
-    def correct(self): return self.predicted == self.labels
+    def correct(self):
+        return self.predicted == self.labels
+
     @property
-    def accuracy(self): return self.correct.double().mean().item()
+    def accuracy(self):
+        return self.correct.double().mean().item()
 
     def table(self) -> pd.DataFrame:
         "One row an image"
-        known = dict(id=self.ids, label=self.labels, group=self.groups, predicted=self.predicted)
-        columns = {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in known.items() if v is not None}
-        return pd.DataFrame(columns | {f"logit {k}": self.logits[:, k].numpy() for k in range(self.logits.shape[1])})
+        known = dict(
+            id=self.ids,
+            label=self.labels,
+            group=self.groups,
+            predicted=self.predicted,
+        )
+        columns = {
+            k: v.tolist() if isinstance(v, torch.Tensor) else v
+            for k, v in known.items()
+            if v is not None
+        }
+        return pd.DataFrame(
+            columns
+            | {
+                f"logit {k}": self.logits[:, k].numpy()
+                for k in range(self.logits.shape[1])
+            }
+        )
 
-    def _repr_markdown_(self): return self.table().head(8).astype(object).to_markdown(index=False, floatfmt=".3f") + f"\n\n{len(self):,} predictions"
+    def _repr_markdown_(self):
+        return (
+            self.table()
+            .head(8)
+            .astype(object)
+            .to_markdown(index=False, floatfmt=".3f")
+            + f"\n\n{len(self):,} predictions"
+        )
 
-# %% ../../nbs/evaluation/00_metrics.ipynb #9e3fba02
+# %% ../../nbs/evaluation/00_metrics.ipynb #e565ffe5
 def gather_across_ranks(
-    mine:list,       # results of this process's batches
-) -> list:           # results of all batches, in order
+    mine: list,  # results of this process's batches
+) -> list:  # results of all batches, in order
     "The results of every process, put in turn"
-    if not distributed_state(): return mine
+    if not distributed_state():
+        return mine
     from accelerate.utils import gather_object
-    numbered = gather_object([(i*rank_and_world_size()[1] + rank_and_world_size()[0], r) for i, r in enumerate(mine)])
+
+    numbered = gather_object(
+        [
+            (i * rank_and_world_size()[1] + rank_and_world_size()[0], r)
+            for i, r in enumerate(mine)
+        ]
+    )
     return [r for _, r in sorted(numbered, key=lambda n: n[0])]
 
+# %% ../../nbs/evaluation/00_metrics.ipynb #48558d2c
 def predict(
-    model,           # a network
-    images,          # a Split, or a tensor of images: uint8, or floats in [0, 1]; N×C×H×W
-    batch_size:int=512,  # images at a time
+    model,  # a network
+    images,  # a Split, or a tensor of images: uint8, or floats in [0, 1]; N×C×H×W
+    batch_size: int = 512,  # images at a time
     transform=None,  # Batch -> Batch: what to do to a Split's images first, such as hiding a part of them
 ) -> Predictions:
     "What `model` says to each image, on the device it is on; its training mode stays as it was"
     model = wrap(model)
     known = isinstance(images, Split)
-    if known: parts = ((transform(b) if transform else b).x for b in images.batches(batch_size, device=model.device, shard=rank_and_world_size()))
-    else: parts = (x.to(model.device)/(1 if x.is_floating_point() else 255) for x in images.split(batch_size))
-    with eval_mode(model), torch.no_grad(): logits = [model(x).float().cpu() for x in parts]
+    if known:
+        parts = (
+            (transform(b) if transform else b).x
+            for b in images.batches(
+                batch_size, device=model.device, shard=rank_and_world_size()
+            )
+        )
+    else:
+        parts = (
+            x.to(model.device) / (1 if x.is_floating_point() else 255)
+            for x in images.split(batch_size)
+        )
+    with eval_mode(model), torch.no_grad():
+        logits = [model(x).float().cpu() for x in parts]
     logits = torch.cat(gather_across_ranks(logits) if known else logits)
-    if not known: return Predictions(logits)
-    return Predictions(logits, images.labels, images.groups, images.ids, images.class_names, images.group_names)
+    if not known:
+        return Predictions(logits)
+    return Predictions(
+        logits,
+        images.labels,
+        images.groups,
+        images.ids,
+        images.class_names,
+        images.group_names,
+    )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #5ca3c220
 @dataclass
 class Report:
     "Accuracies as fractions; what each one means stands beside it"
-    predictions:Predictions  # what it was made from
-    groups:pd.DataFrame      # group (or class, where groups are unknown), n, accuracy
-    accuracy:float           # share of right images
-    worst_group_accuracy:float        # lowest group accuracy; None where groups are unknown
-    worst_class_accuracy:float        # lowest class accuracy
-    balanced:float           # plain mean of the group (or class) accuracies
-    reweighted_accuracy:float           # weighted by the groups' shares in training; None unless `train` was given and has some of them
+
+    predictions: Predictions  # what it was made from
+    groups: pd.DataFrame  # group (or class, where groups are unknown), n, accuracy
+    accuracy: float  # share of right images
+    worst_group_accuracy: (
+        float  # lowest group accuracy; None where groups are unknown
+    )
+    worst_class_accuracy: float  # lowest class accuracy
+    balanced: float  # plain mean of the group (or class) accuracies
+    reweighted_accuracy: float  # weighted by the groups' shares in training; None unless `train` was given and has some of them
 
     def _repr_markdown_(self):
-        named = {"accuracy (each image once)": self.accuracy, "worst group": self.worst_group_accuracy, "worst class": self.worst_class_accuracy,
-                 f"balanced (mean over {'classes' if self.worst_group_accuracy is None else 'groups'})": self.balanced, "adjusted (weighted by shares in training)": self.reweighted_accuracy}
-        top = pd.DataFrame([(k, f"{100*v:.1f}") for k, v in named.items() if v is not None], columns=[f"{len(self.predictions):,} images", "%"])
-        rows = self.groups.assign(accuracy=[f"{100*a:.1f}" for a in self.groups.accuracy]).rename(columns={"accuracy": "accuracy, %"})
-        return top.to_markdown(index=False, disable_numparse=True, colalign=("left", "right")) + "\n\n" + rows.to_markdown(index=False)
+        named = {
+            "accuracy (each image once)": self.accuracy,
+            "worst group": self.worst_group_accuracy,
+            "worst class": self.worst_class_accuracy,
+            f"balanced (mean over {'classes' if self.worst_group_accuracy is None else 'groups'})": self.balanced,
+            "adjusted (weighted by shares in training)": self.reweighted_accuracy,
+        }
+        top = pd.DataFrame(
+            [(k, f"{100 * v:.1f}") for k, v in named.items() if v is not None],
+            columns=[f"{len(self.predictions):,} images", "%"],
+        )
+        rows = self.groups.assign(
+            accuracy=[f"{100 * a:.1f}" for a in self.groups.accuracy]
+        ).rename(columns={"accuracy": "accuracy, %"})
+        return (
+            top.to_markdown(
+                index=False, disable_numparse=True, colalign=("left", "right")
+            )
+            + "\n\n"
+            + rows.to_markdown(index=False)
+        )
 
-# %% ../../nbs/evaluation/00_metrics.ipynb #d51df6e2
+# %% ../../nbs/evaluation/00_metrics.ipynb #9ac6c0c2
 def _accuracy_by(correct, numbers, names, what):
     "One row for each of `names` that has an image"
     n = torch.bincount(numbers, minlength=len(names))
     right = torch.bincount(numbers, correct.double(), minlength=len(names))
-    return pd.DataFrame({what: names, "n": n.numpy(), "accuracy": (right/n).numpy()})[(n > 0).numpy()]
+    return pd.DataFrame(
+        {what: names, "n": n.numpy(), "accuracy": (right / n).numpy()}
+    )[(n > 0).numpy()]
 
+# %% ../../nbs/evaluation/00_metrics.ipynb #c585cd36
 def group_report(
-    predictions:Predictions,  # with labels
-    train:Split=None,         # gives the shares for the adjusted average
+    predictions: Predictions,  # with labels
+    train: Split = None,  # gives the shares for the adjusted average
 ) -> Report:
     "Accuracy by group and over all"
-    if predictions.labels is None: raise ValueError("these predictions have no labels to be compared with; predict() a Split instead of bare images.")
+    if predictions.labels is None:
+        raise ValueError(
+            "these predictions have no labels to be compared with; predict() a Split instead of bare images."
+        )
     p, known = predictions, predictions.groups is not None
     classes = _accuracy_by(p.correct, p.labels, p.class_names, "class")
-    groups = _accuracy_by(p.correct, p.groups, p.group_names, "group") if known else classes
+    groups = (
+        _accuracy_by(p.correct, p.groups, p.group_names, "group")
+        if known
+        else classes
+    )
     adjusted = None
     if train is not None and known:
-        if train.groups is None: raise ValueError("the adjusted average needs the groups of the training split, and it has none.")
-        share = torch.bincount(train.groups, minlength=len(p.group_names))[groups.index.tolist()].double().numpy()
-        adjusted = float((groups.accuracy*share).sum()/share.sum()) if share.sum() else None
-    return Report(p, groups.reset_index(drop=True), p.accuracy, float(groups.accuracy.min()) if known else None,
-                  float(classes.accuracy.min()), float(groups.accuracy.mean()), adjusted)
+        if train.groups is None:
+            raise ValueError(
+                "the adjusted average needs the groups of the training split, and it has none."
+            )
+        share = (
+            torch.bincount(train.groups, minlength=len(p.group_names))[
+                groups.index.tolist()
+            ]
+            .double()
+            .numpy()
+        )
+        adjusted = (
+            float((groups.accuracy * share).sum() / share.sum())
+            if share.sum()
+            else None
+        )
+    return Report(
+        p,
+        groups.reset_index(drop=True),
+        p.accuracy,
+        float(groups.accuracy.min()) if known else None,
+        float(classes.accuracy.min()),
+        float(groups.accuracy.mean()),
+        adjusted,
+    )
 
+# %% ../../nbs/evaluation/00_metrics.ipynb #695e8daf
 def evaluate(
-    model,           # a network
-    split:Split,     # what to test it on
-    train:Split=None,# gives the shares for the adjusted average
-    batch_size:int=512,  # images at a time
+    model,  # a network
+    split: Split,  # what to test it on
+    train: Split = None,  # gives the shares for the adjusted average
+    batch_size: int = 512,  # images at a time
 ) -> Report:
     "How good `model` is, and for whom"
     return group_report(predict(model, split, batch_size), train)

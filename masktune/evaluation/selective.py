@@ -16,85 +16,178 @@ from ..core.validation import check_choice, check_fraction
 from .metrics import Predictions
 from ..plots.charts import plot_curves
 
-# %% ../../nbs/evaluation/01_selective.ipynb #c58adf5d
+# %% ../../nbs/evaluation/01_selective.ipynb #924c8394
 @dataclass
 class ScoredPredictions:
     "What is said of each image, and how sure"
-    score:torch.Tensor       # float N; higher is surer
-    predicted:torch.Tensor   # int64 N
-    labels:torch.Tensor      # int64 N
 
-    def __len__(self): return len(self.score)
+    score: torch.Tensor  # float N; higher is surer
+    predicted: torch.Tensor  # int64 N
+    labels: torch.Tensor  # int64 N
+
+    def __len__(self):
+        return len(self.score)
+
     @property
-    def wrong(self): return self.predicted != self.labels
+    def wrong(self):
+        return self.predicted != self.labels
 
-SCORING_RULES = {   # probabilities of the first network, of the second -> a score for each class
-    "product":   lambda p, q: p*q,
-    "mean":      lambda p, q: (p + q)/2,
-    "response":  lambda p, q: p,
-    "agreement": lambda p, q: p.max(1, keepdim=True).values.eq(p)*q.max(1, keepdim=True).values.eq(q) + 1e-9*p,   # the first one's class; 1 where both say it
+
+SCORING_RULES = {  # probabilities of the first network, of the second -> a score for each class
+    "product": lambda p, q: p * q,
+    "mean": lambda p, q: (p + q) / 2,
+    "response": lambda p, q: p,
+    "agreement": lambda p, q: (
+        p.max(1, keepdim=True).values.eq(p) * q.max(1, keepdim=True).values.eq(q)
+        + 1e-9 * p
+    ),  # the first one's class; 1 where both say it
 }
 
+# %% ../../nbs/evaluation/01_selective.ipynb #86583cdd
 def selective_scores(
-    first:Predictions,        # of a network
-    second:Predictions=None,  # of another one, for the same images
-    scoring:str=None,     # "product", "mean", "agreement", or "response" (of the first alone); None: "product" where there are two, else "response"
+    first: Predictions,  # of a network
+    second: Predictions = None,  # of another one, for the same images
+    scoring: str = None,  # "product", "mean", "agreement", or "response" (of the first alone); None: "product" where there are two, else "response"
 ) -> ScoredPredictions:
     "Softmax response (Geifman & El-Yaniv 2017), or the joint answer of two networks"
-    scoring = check_choice("scoring", scoring or ("response" if second is None else "product"), SCORING_RULES)
-    if second is None and scoring != "response": raise ValueError(f"scoring={scoring!r} needs the predictions of two networks.")
-    if first.labels is None: raise ValueError("these predictions have no labels to be compared with; predict() a Split instead of bare images.")
-    if second is not None and (len(first) != len(second) or not first.labels.equal(second.labels)): raise ValueError("the two predictions are of different images.")
-    scores = SCORING_RULES[scoring](first.probabilities, second.probabilities if second else None)
+    scoring = check_choice(
+        "scoring",
+        scoring or ("response" if second is None else "product"),
+        SCORING_RULES,
+    )
+    if second is None and scoring != "response":
+        raise ValueError(
+            f"scoring={scoring!r} needs the predictions of two networks."
+        )
+    if first.labels is None:
+        raise ValueError(
+            "these predictions have no labels to be compared with; predict() a Split instead of bare images."
+        )
+    if second is not None and (
+        len(first) != len(second) or not first.labels.equal(second.labels)
+    ):
+        raise ValueError("the two predictions are of different images.")
+    scores = SCORING_RULES[scoring](
+        first.probabilities, second.probabilities if second else None
+    )
     return ScoredPredictions(*scores.max(1), first.labels)
 
 # %% ../../nbs/evaluation/01_selective.ipynb #93431b69
 def risk_coverage(
-    test,            # Answers, or Predictions: those are scored by their softmax response
-    val=None,        # the same of validation images, which set the thresholds; None: the test images set their own
-    coverages=(1, .95, .9, .85, .8),  # shares of the images that should be answered
-    n_boot:int=2000, # bootstrap draws of the test images
-    seed:int=0,      # of the bootstrap
+    test,  # Answers, or Predictions: those are scored by their softmax response
+    val=None,  # the same of validation images, which set the thresholds; None: the test images set their own
+    coverages=(
+        1,
+        0.95,
+        0.9,
+        0.85,
+        0.8,
+    ),  # shares of the images that should be answered
+    n_boot: int = 2000,  # bootstrap draws of the test images
+    seed: int = 0,  # of the bootstrap
 ) -> "RiskCoverage":
     "The error among the images that are answered, at each coverage"
-    test, val = (selective_scores(a) if isinstance(a, Predictions) else a for a in (test, val))
+    test, val = (
+        selective_scores(a) if isinstance(a, Predictions) else a
+        for a in (test, val)
+    )
     own, rows = test if val is None else val, []
     ranked, wrong, n = own.score.sort(descending=True).values, test.wrong, len(test)
     for c in coverages:
-        least = float("-inf") if check_fraction("coverage", c) == 1 else ranked[max(1, round(c*len(own))) - 1].item()
+        least = (
+            float("-inf")
+            if check_fraction("coverage", c) == 1
+            else ranked[max(1, round(c * len(own))) - 1].item()
+        )
         answered = test.score >= least
-        shares = np.array([(answered & wrong).sum(), (answered & ~wrong).sum(), (~answered).sum()])/n
-        draws = np.random.default_rng(seed).multinomial(n, shares, n_boot)   # what resampling the images gives for these three counts
-        low, high = np.quantile(draws[:, 0]/draws[:, :2].sum(1).clip(1), [.025, .975])
-        rows.append(dict(wanted=c, reached=1 - shares[2], error=shares[0]/max(1 - shares[2], 1e-12), low=low, high=high, threshold=least))
+        shares = (
+            np.array(
+                [
+                    (answered & wrong).sum(),
+                    (answered & ~wrong).sum(),
+                    (~answered).sum(),
+                ]
+            )
+            / n
+        )
+        draws = np.random.default_rng(seed).multinomial(
+            n, shares, n_boot
+        )  # what resampling the images gives for these three counts
+        low, high = np.quantile(
+            draws[:, 0] / draws[:, :2].sum(1).clip(1), [0.025, 0.975]
+        )
+        rows.append(
+            dict(
+                wanted=c,
+                reached=1 - shares[2],
+                error=shares[0] / max(1 - shares[2], 1e-12),
+                low=low,
+                high=high,
+                threshold=least,
+            )
+        )
     return RiskCoverage(pd.DataFrame(rows), test, val is not None)
 
-# %% ../../nbs/evaluation/01_selective.ipynb #eeb61161
+# %% ../../nbs/evaluation/01_selective.ipynb #b11ca7b4
 @dataclass
 class RiskCoverage:
     "Errors at chosen coverages, and the whole curve"
-    table:pd.DataFrame       # wanted and reached coverage, error, its 95 % interval, threshold; shares
-    answers:ScoredPredictions          # of the test images
-    held_out:bool            # whether other images set the thresholds
+
+    table: (
+        pd.DataFrame
+    )  # wanted and reached coverage, error, its 95 % interval, threshold; shares
+    answers: ScoredPredictions  # of the test images
+    held_out: bool  # whether other images set the thresholds
 
     @property
     def curve(self):
         "Error when the surest 1, 2, ..., N images are answered: float64 N"
         _, kind = self.answers.score.unique(return_inverse=True)
-        kind = kind.max() - kind                              # 0 is the surest
+        kind = kind.max() - kind  # 0 is the surest
         size = kind.bincount()
-        mean = kind.bincount(self.answers.wrong.double())/size
-        return mean.repeat_interleave(size).cumsum(0)/torch.arange(1, len(kind) + 1)
+        mean = kind.bincount(self.answers.wrong.double()) / size
+        return mean.repeat_interleave(size).cumsum(0) / torch.arange(
+            1, len(kind) + 1
+        )
+
     @property
-    def aurc(self): return self.curve.mean().item()
+    def aurc(self):
+        return self.curve.mean().item()
 
     def _repr_markdown_(self):
-        percent = (100*self.table[["wanted", "reached", "error", "low", "high"]]).round(2).rename(columns=lambda c: {"wanted": "coverage wanted, %", "reached": "reached, %", "error": "error, %", "low": "from", "high": "to"}[c])
-        return percent.to_markdown(index=False) + f"\n\n{len(self.answers):,} images; 95 % bootstrap intervals; area under the curve {100*self.aurc:.2f} %; thresholds from {'validation' if self.held_out else 'the same images'}"
+        percent = (
+            (100 * self.table[["wanted", "reached", "error", "low", "high"]])
+            .round(2)
+            .rename(
+                columns=lambda c: {
+                    "wanted": "coverage wanted, %",
+                    "reached": "reached, %",
+                    "error": "error, %",
+                    "low": "from",
+                    "high": "to",
+                }[c]
+            )
+        )
+        return (
+            percent.to_markdown(index=False)
+            + f"\n\n{len(self.answers):,} images; 95 % bootstrap intervals; area under the curve {100 * self.aurc:.2f} %; thresholds from {'validation' if self.held_out else 'the same images'}"
+        )
 
+# %% ../../nbs/evaluation/01_selective.ipynb #96dbb74d
 def plot_risk_coverage(
-    found:dict,      # name -> RiskCoverage
+    found: dict,  # name -> RiskCoverage
 ):
     "Risk–coverage curves"
-    at = np.linspace(.05, 1, 39)
-    return plot_curves({name: [100*r.curve[max(0, round(c*len(r.answers)) - 1)].item() for c in at] for name, r in found.items()}, 100*at, "coverage, %", "error, %")
+    at = np.linspace(0.05, 1, 39)
+    return plot_curves(
+        {
+            name: [
+                100 * r.curve[max(0, round(c * len(r.answers)) - 1)].item()
+                for c in at
+            ]
+            for name, r in found.items()
+        },
+        100 * at,
+        "coverage, %",
+        "error, %",
+    )

@@ -23,124 +23,203 @@ from ..evaluation.metrics import predict
 from ..evaluation.selective import ScoredPredictions
 from .heads import linear_from_weights, replace_head
 from ..models.network import Network, eval_mode
-from ..training.loop import NetworkMethod, augment_batch, prepare_network, train
+from masktune.training.loop import (
+    NetworkMethod,
+    augment_batch,
+    prepare_network,
+    train,
+)
 
-# %% ../../nbs/methods/09_abstaining.ipynb #a150a64e
+# %% ../../nbs/methods/09_abstaining.ipynb #288bee84
 def add_abstention(
-    net:Network,     # K classes
-    seed:int,        # of the new output's weights
-) -> Network:        # K + 1 logits: the last is the abstention's
+    net: Network,  # K classes
+    seed: int,  # of the new output's weights
+) -> Network:  # K + 1 logits: the last is the abstention's
     "`net` with one more output"
     W, b = (p.detach().cpu() for p in (net.head.weight, net.head.bias))
-    new = torch.randn(1, W.shape[1], generator=make_generator(seed, "abstention"))/W.shape[1]**.5
-    return replace_head(net, linear_from_weights(torch.cat([W, new]), torch.cat([b, torch.zeros(1)])))
+    new = (
+        torch.randn(1, W.shape[1], generator=make_generator(seed, "abstention"))
+        / W.shape[1] ** 0.5
+    )
+    return replace_head(
+        net,
+        linear_from_weights(torch.cat([W, new]), torch.cat([b, torch.zeros(1)])),
+    )
+
 
 def gamblers_loss(
-    logits,          # N×(K+1); the last is the abstention's
-    labels,          # int64 N
-    reward:float,    # what a right bet pays, between 1 and K; lower: abstain more
-) -> torch.Tensor:   # scalar
+    logits,  # N×(K+1); the last is the abstention's
+    labels,  # int64 N
+    reward: float,  # what a right bet pays, between 1 and K; lower: abstain more
+) -> torch.Tensor:  # scalar
     "−mean log(p_y + p_abstain/payoff): betting on a class, or keeping the money (Liu et al. 2019, section 3)"
     p = logits.float().log_softmax(1)
-    return -torch.logaddexp(p.gather(1, labels[:, None])[:, 0], p[:, -1] - np.log(reward)).mean()
+    return -torch.logaddexp(
+        p.gather(1, labels[:, None])[:, 0], p[:, -1] - np.log(reward)
+    ).mean()
 
+# %% ../../nbs/methods/09_abstaining.ipynb #90a90e1a
 def sat_loss(
-    logits,          # N×(K+1)
-    labels,          # int64 N
-    target,          # float N: how far the label is believed, moving towards what the network says
-) -> torch.Tensor:   # scalar
+    logits,  # N×(K+1)
+    labels,  # int64 N
+    target,  # float N: how far the label is believed, moving towards what the network says
+) -> torch.Tensor:  # scalar
     "−mean [t·log p_y + (1 − t)·log p_abstain] (Huang et al. 2020, section 4.2)"
     p = logits.float().log_softmax(1)
-    return -(target*p.gather(1, labels[:, None])[:, 0] + (1 - target)*p[:, -1]).mean()
+    return -(
+        target * p.gather(1, labels[:, None])[:, 0] + (1 - target) * p[:, -1]
+    ).mean()
 
-# %% ../../nbs/methods/09_abstaining.ipynb #9ff970fb
+# %% ../../nbs/methods/09_abstaining.ipynb #dbf2438b
 def selective_loss(
-    logits,          # N×K
-    selected,        # float N in [0, 1]: how far each image is selected
-    auxiliary,       # N×K logits of the head that sees all images
-    labels,          # int64 N
-    coverage:float,  # share of the images that should be selected
-    penalty:float=32,# of too low a coverage
-    alpha:float=.5,  # weight of the selective part against the auxiliary one
-) -> torch.Tensor:   # scalar
+    logits,  # N×K
+    selected,  # float N in [0, 1]: how far each image is selected
+    auxiliary,  # N×K logits of the head that sees all images
+    labels,  # int64 N
+    coverage: float,  # share of the images that should be selected
+    penalty: float = 32,  # of too low a coverage
+    alpha: float = 0.5,  # weight of the selective part against the auxiliary one
+) -> torch.Tensor:  # scalar
     "α·(risk of the selected + penalty·max(0, coverage − selected share)²) + (1 − α)·cross-entropy of all (Geifman & El-Yaniv 2019, section 4)"
-    each, got = F.cross_entropy(logits.float(), labels, reduction="none"), selected.mean()
-    risk = (each*selected).mean()/got + penalty*(coverage - got).clamp(min=0)**2
-    return alpha*risk + (1 - alpha)*F.cross_entropy(auxiliary.float(), labels)
+    each, got = (
+        F.cross_entropy(logits.float(), labels, reduction="none"),
+        selected.mean(),
+    )
+    risk = (each * selected).mean() / got + penalty * (coverage - got).clamp(
+        min=0
+    ) ** 2
+    return alpha * risk + (1 - alpha) * F.cross_entropy(auxiliary.float(), labels)
 
+# %% ../../nbs/methods/09_abstaining.ipynb #b33b91c9
 class _SelectiveHeads(nn.Module):
     "A network, with a head that selects and an auxiliary one"
+
     def __init__(self, net, seed):
         super().__init__()
         d = net.head.in_features
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(make_generator(seed, "heads").initial_seed())
-            self.selector, self.auxiliary = nn.Sequential(nn.Linear(d, 512), nn.ReLU(), nn.BatchNorm1d(512), nn.Linear(512, 1)), nn.Linear(d, net.n_classes)
+            self.selector, self.auxiliary = (
+                nn.Sequential(
+                    nn.Linear(d, 512),
+                    nn.ReLU(),
+                    nn.BatchNorm1d(512),
+                    nn.Linear(512, 1),
+                ),
+                nn.Linear(d, net.n_classes),
+            )
         self.net = net
         self.to(net.device)
+
     @property
-    def device(self): return self.net.device
+    def device(self):
+        return self.net.device
+
     def forward(self, x):
         v = self.net.pool(self.net.features(x))
         return self.net.head(v), self.selector(v)[:, 0].sigmoid(), self.auxiliary(v)
 
-# %% ../../nbs/methods/09_abstaining.ipynb #eb5e0cd5
+# %% ../../nbs/methods/09_abstaining.ipynb #bd57364b
 @dataclass(kw_only=True)
 class _Abstaining(NetworkMethod):
     "What the two methods with one more output share"
-    pretrain:int = 0             # first epochs with plain cross-entropy over the classes
 
-    def fit(self,
-        model,             # the network to start from; it stays as it is
-        bench:Benchmark,   # train and val are used; no groups
-        checkpoint=None,   # folder to keep the state in and resume from
+    pretrain: int = 0  # first epochs with plain cross-entropy over the classes
+
+    def fit(
+        self,
+        model,  # the network to start from; it stays as it is
+        bench: Benchmark,  # train and val are used; no groups
+        checkpoint=None,  # folder to keep the state in and resume from
     ):
         "Learns `model_` (one more output, last epoch), `history_`"
         net = add_abstention(prepare_network(model, self, bench), self.seed)
         steps = torch.zeros((), dtype=torch.long, device=net.device)
         memory = dict(steps=steps) | self._memory(bench.train, net.device)
-        warm = self.pretrain*bench.train.num_batches(self.batch_size)
+        warm = self.pretrain * bench.train.num_batches(self.batch_size)
+
         def loss(net, batch):
             steps.add_(1)
             logits = net(batch.x)
-            return F.cross_entropy(logits[:, :-1], batch.y) if steps <= warm else self._loss(logits, batch, memory)
-        self.history_, _ = train(net, bench.train, self, loss, self.augment and partial(augment_batch, self), checkpoint=checkpoint, label=f"{type(self).__name__}, seed {self.seed}", extra_state=memory,
-                                 epoch_metrics=lambda net: dict(val_accuracy=(~self._answers(net, bench.val).wrong).double().mean().item()))
+            return (
+                F.cross_entropy(logits[:, :-1], batch.y)
+                if steps <= warm
+                else self._loss(logits, batch, memory)
+            )
+
+        self.history_, _ = train(
+            net,
+            bench.train,
+            self,
+            loss,
+            self.augment and partial(augment_batch, self),
+            checkpoint=checkpoint,
+            label=f"{type(self).__name__}, seed {self.seed}",
+            extra_state=memory,
+            epoch_metrics=lambda net: dict(
+                val_accuracy=(~self._answers(net, bench.val).wrong)
+                .double()
+                .mean()
+                .item()
+            ),
+        )
         self.model_ = net.eval()
         return self
 
-    def _memory(self, split, device): return {}
+    def _memory(self, split, device):
+        return {}
 
-    def selective_scores(self, split:Split) -> ScoredPredictions:
+    def selective_scores(self, split: Split) -> ScoredPredictions:
         "The likeliest class, and how little goes to the abstention"
         return self._answers(self.model_, split)
 
     def _answers(self, net, split):
         said = predict(net, split)
-        return ScoredPredictions(1 - said.probabilities[:, -1], said.logits[:, :-1].argmax(1), said.labels)
+        return ScoredPredictions(
+            1 - said.probabilities[:, -1],
+            said.logits[:, :-1].argmax(1),
+            said.labels,
+        )
 
+# %% ../../nbs/methods/09_abstaining.ipynb #f51cab44
 @dataclass(kw_only=True)
 class DeepGamblers(_Abstaining):
     "One more output as the money that isn't bet (Liu et al. 2019)"
-    reward:float = 2.2           # of a right bet; the paper's for CIFAR-10; above 1, at most the number of classes
+
+    reward: float = 2.2  # of a right bet; the paper's for CIFAR-10; above 1, at most the number of classes
 
     def _memory(self, split, device):
         n = len(split.class_names)
-        if not 1 < self.reward <= n: raise ValueError(f"payoff={self.reward}: a right bet on one of {n} classes must pay more than 1, or betting is never worth it, and at most {n}, or guessing always is.")
+        if not 1 < self.reward <= n:
+            raise ValueError(
+                f"payoff={self.reward}: a right bet on one of {n} classes must pay more than 1, or betting is never worth it, and at most {n}, or guessing always is."
+            )
         return {}
 
-    def _loss(self, logits, batch, memory): return gamblers_loss(logits, batch.y, self.reward)
+    def _loss(self, logits, batch, memory):
+        return gamblers_loss(logits, batch.y, self.reward)
 
+# %% ../../nbs/methods/09_abstaining.ipynb #2ddc7380
 @dataclass(kw_only=True)
 class SelfAdaptiveTraining(_Abstaining):
     "Labels that the network keeps contradicting move to the abstention (Huang et al. 2020)"
-    target_momentum:float = .9            # share of an image's old target that is kept each time the image is seen
 
-    def _memory(self, split, device): return dict(targets=torch.ones(len(split), device=device))
+    target_momentum: float = 0.9  # share of an image's old target that is kept each time the image is seen
+
+    def _memory(self, split, device):
+        return dict(targets=torch.ones(len(split), device=device))
 
     def _loss(self, logits, batch, memory):
-        now = logits.detach().float()[:, :-1].softmax(1).gather(1, batch.y[:, None])[:, 0]
-        target = self.target_momentum*memory["targets"][batch.index] + (1 - self.target_momentum)*now
+        now = (
+            logits.detach()
+            .float()[:, :-1]
+            .softmax(1)
+            .gather(1, batch.y[:, None])[:, 0]
+        )
+        target = (
+            self.target_momentum * memory["targets"][batch.index]
+            + (1 - self.target_momentum) * now
+        )
         memory["targets"][batch.index] = target
         return sat_loss(logits, batch.y, target)
 
@@ -148,26 +227,51 @@ class SelfAdaptiveTraining(_Abstaining):
 @dataclass(kw_only=True)
 class SelectiveNet(NetworkMethod):
     "A head of its own says which images are answered (Geifman & El-Yaniv 2019)"
-    coverage:float = .8          # share of the images that it is trained to answer
-    penalty:float = 32.          # of too low a coverage
-    alpha:float = .5             # weight of the selective loss against the auxiliary one
 
-    def fit(self,
-        model,             # the network to start from; it stays as it is
-        bench:Benchmark,   # train and val are used; no groups
-        checkpoint=None,   # folder to keep the state in and resume from
+    coverage: float = 0.8  # share of the images that it is trained to answer
+    penalty: float = 32.0  # of too low a coverage
+    alpha: float = 0.5  # weight of the selective loss against the auxiliary one
+
+    def fit(
+        self,
+        model,  # the network to start from; it stays as it is
+        bench: Benchmark,  # train and val are used; no groups
+        checkpoint=None,  # folder to keep the state in and resume from
     ):
         "Learns `model_` (last epoch), `heads_` (with the selector), `history_`"
         heads = _SelectiveHeads(prepare_network(model, self, bench), self.seed)
-        def loss(heads, batch): return selective_loss(*heads(batch.x), batch.y, check_fraction("coverage", self.coverage), self.penalty, self.alpha)
-        self.history_, _ = train(heads, bench.train, self, loss, self.augment and partial(augment_batch, self), checkpoint=checkpoint, label=f"SelectiveNet, seed {self.seed}",
-                                 epoch_metrics=lambda heads: dict(val_accuracy=predict(heads.net, bench.val).accuracy))
+
+        def loss(heads, batch):
+            return selective_loss(
+                *heads(batch.x),
+                batch.y,
+                check_fraction("coverage", self.coverage),
+                self.penalty,
+                self.alpha,
+            )
+
+        self.history_, _ = train(
+            heads,
+            bench.train,
+            self,
+            loss,
+            self.augment and partial(augment_batch, self),
+            checkpoint=checkpoint,
+            label=f"SelectiveNet, seed {self.seed}",
+            epoch_metrics=lambda heads: dict(
+                val_accuracy=predict(heads.net, bench.val).accuracy
+            ),
+        )
         self.heads_ = heads.eval()
         self.model_, self.model_.untrained = heads.net, False
         return self
 
-    def selective_scores(self, split:Split) -> ScoredPredictions:
+    def selective_scores(self, split: Split) -> ScoredPredictions:
         "The likeliest class, and how far the image is selected"
-        with eval_mode(self.heads_), torch.no_grad(): parts = [self.heads_(b.x) for b in split.batches(512, device=self.heads_.device)]
+        with eval_mode(self.heads_), torch.no_grad():
+            parts = [
+                self.heads_(b.x)
+                for b in split.batches(512, device=self.heads_.device)
+            ]
         logits, selected = (torch.cat([p[i] for p in parts]).cpu() for i in (0, 1))
         return ScoredPredictions(selected.double(), logits.argmax(1), split.labels)

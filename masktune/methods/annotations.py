@@ -23,26 +23,35 @@ from ..plots.sheets import plot_feature_sheet
 
 # %% ../../nbs/methods/06_annotations.ipynb #c4117189
 def top_features(
-    features:Features,  # of labelled images
-    head:nn.Linear,      # what weighs them
-    top:int=5,           # features a class
-) -> pd.DataFrame:       # class, feature, importance; the most important first
+    features: Features,  # of labelled images
+    head: nn.Linear,  # what weighs them
+    top: int = 5,  # features a class
+) -> pd.DataFrame:  # class, feature, importance; the most important first
     "The features with the largest mean activation × head weight, for each class (Moayeri et al. 2023, section 2)"
     found = []
     for k in features.labels.unique().tolist():
-        value = features.values[features.labels == k].float().mean(0)*head.weight[k].detach().cpu()
+        value = (
+            features.values[features.labels == k].float().mean(0)
+            * head.weight[k].detach().cpu()
+        )
         best = value.topk(min(top, len(value)))
-        found += [{"class": features.class_names[k], "feature": i, "importance": v} for i, v in zip(best.indices.tolist(), best.values.tolist())]
+        found += [
+            {"class": features.class_names[k], "feature": i, "importance": v}
+            for i, v in zip(best.indices.tolist(), best.values.tolist())
+        ]
     return pd.DataFrame(found)
 
 # %% ../../nbs/methods/06_annotations.ipynb #293eafcf
 @dataclass
 class Annotations:
     "Which features a person called spurious"
-    asked:dict           # class name -> {feature number: True (spurious), False (core) or None (not answered)}
-    made_from:str        # fingerprint of the network whose features they are
 
-    def mark(self, klass:str, feature:int, spurious:bool=True) -> "Annotations":
+    asked: dict  # class name -> {feature number: True (spurious), False (core) or None (not answered)}
+    made_from: str  # fingerprint of the network whose features they are
+
+    def mark(
+        self, klass: str, feature: int, spurious: bool = True
+    ) -> "Annotations":
         "Answer for one feature"
         features = self.asked[check_choice("class", klass, self.asked)]
         features[check_choice("feature", feature, features)] = bool(spurious)
@@ -51,88 +60,175 @@ class Annotations:
     @property
     def spurious(self) -> dict:
         "class name -> its spurious features"
-        return {c: [f for f, yes in features.items() if yes] for c, features in self.asked.items() if any(features.values())}
+        return {
+            c: [f for f, yes in features.items() if yes]
+            for c, features in self.asked.items()
+            if any(features.values())
+        }
 
     def save(self, path):
         "Keep them in one file"
-        with atomic_write(path) as temp: temp.write_text(json.dumps(dict(format="masktune answers", made_from=self.made_from, asked=self.asked), indent=1))
+        with atomic_write(path) as temp:
+            temp.write_text(
+                json.dumps(
+                    dict(
+                        format="masktune answers",
+                        made_from=self.made_from,
+                        asked=self.asked,
+                    ),
+                    indent=1,
+                )
+            )
 
     @classmethod
     def load(cls, path) -> "Annotations":
         "The answers in a file"
-        try: kept = json.loads(Path(path).read_text())
-        except FileNotFoundError: raise FileNotFoundError(f"there are no answers at {path}: candidates(model, split) makes the questions.") from None
-        except ValueError as e: raise ValueError(f"{path} is damaged or no JSON ({e}).") from None
-        if not isinstance(kept, dict) or kept.get("format") != "masktune answers": raise ValueError(f"{path} holds no answers that masktune saved.")
-        try: asked = {c: {int(f): yes for f, yes in features.items()} for c, features in kept["asked"].items()}
-        except (AttributeError, KeyError, ValueError) as e: raise ValueError(f"{path} is damaged: its answers are not a table of classes and feature numbers ({e}).") from None
-        odd = [yes for features in asked.values() for yes in features.values() if yes not in (True, False, None) or isinstance(yes, (int, float)) and not isinstance(yes, bool)]
-        if odd: raise ValueError(f"{path} has the answer {odd[0]!r}; there are true (spurious), false (core) and null (not answered).")
+        try:
+            kept = json.loads(Path(path).read_text())
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"there are no answers at {path}: candidates(model, split) makes the questions."
+            ) from None
+        except ValueError as e:
+            raise ValueError(f"{path} is damaged or no JSON ({e}).") from None
+        if not isinstance(kept, dict) or kept.get("format") != "masktune answers":
+            raise ValueError(f"{path} holds no answers that masktune saved.")
+        try:
+            asked = {
+                c: {int(f): yes for f, yes in features.items()}
+                for c, features in kept["asked"].items()
+            }
+        except (AttributeError, KeyError, ValueError) as e:
+            raise ValueError(
+                f"{path} is damaged: its answers are not a table of classes and feature numbers ({e})."
+            ) from None
+        odd = [
+            yes
+            for features in asked.values()
+            for yes in features.values()
+            if yes not in (True, False, None)
+            or isinstance(yes, (int, float))
+            and not isinstance(yes, bool)
+        ]
+        if odd:
+            raise ValueError(
+                f"{path} has the answer {odd[0]!r}; there are true (spurious), false (core) and null (not answered)."
+            )
         return cls(asked, kept.get("made_from"))
 
-    def __repr__(self): return f"Annotations({sum(map(len, self.spurious.values()))} of {sum(map(len, self.asked.values()))} features spurious)"
+    def __repr__(self):
+        return f"Annotations({sum(map(len, self.spurious.values()))} of {sum(map(len, self.asked.values()))} features spurious)"
+
     def _repr_markdown_(self):
         said = {True: "spurious", False: "core", None: "?"}
-        return pd.DataFrame([{"class": c, "feature": f, "answer": said[yes]} for c, fs in self.asked.items() for f, yes in fs.items()]).to_markdown(index=False)
+        return pd.DataFrame(
+            [
+                {"class": c, "feature": f, "answer": said[yes]}
+                for c, fs in self.asked.items()
+                for f, yes in fs.items()
+            ]
+        ).to_markdown(index=False)
 
 # %% ../../nbs/methods/06_annotations.ipynb #3a6e29eb
-def _encoder_fingerprint(net): return fingerprint(net.backbone, net.neck, net.mean, net.std)
+def _encoder_fingerprint(net):
+    return fingerprint(net.backbone, net.neck, net.mean, net.std)
+
 
 def _class_head(net, features):
     "The network's own head, or one fitted for these classes where it knows others"
-    if net.n_classes == len(features.class_names) and not net.untrained: return net.head
+    if net.n_classes == len(features.class_names) and not net.untrained:
+        return net.head
     return fit_head(features, l2=1e-3, standardize=features, device=net.device)
 
+
 def candidate_features(
-    model,               # any trained network
-    split:Split,         # labelled images (or Features)
-    top:int=5,           # features a class
+    model,  # any trained network
+    split: Split,  # labelled images (or Features)
+    top: int = 5,  # features a class
 ) -> Annotations:
     "The questions: the most important features of each class, none of them answered"
     net = wrap(model, size=split.image_size[-1])
     features = extract_features(net, split)
     table = top_features(features, _class_head(net, features), top)
-    return Annotations({c: dict.fromkeys(part.feature.tolist()) for c, part in table.groupby("class", sort=False)}, _encoder_fingerprint(net))
+    return Annotations(
+        {
+            c: dict.fromkeys(part.feature.tolist())
+            for c, part in table.groupby("class", sort=False)
+        },
+        _encoder_fingerprint(net),
+    )
 
 # %% ../../nbs/methods/06_annotations.ipynb #79c5694a
 def annotate(
-    model,               # the network that the questions are about
-    split:Split,         # images to show
-    answers:Annotations,     # the questions; what is clicked is marked in them
-    file=None,           # where to keep the answers after each click
-):                       # an ipywidgets.VBox
+    model,  # the network that the questions are about
+    split: Split,  # images to show
+    answers: Annotations,  # the questions; what is clicked is marked in them
+    file=None,  # where to keep the answers after each click
+):  # an ipywidgets.VBox
     "Sheets with boxes to tick, for a notebook"
-    try: import ipywidgets
-    except ImportError: raise ImportError("clicking needs ipywidgets: pip install ipywidgets. Without it: sheet(model, split, class, features) and answers.mark(class, feature).") from None
+    try:
+        import ipywidgets
+    except ImportError:
+        raise ImportError(
+            "clicking needs ipywidgets: pip install ipywidgets. Without it: sheet(model, split, class, features) and answers.mark(class, feature)."
+        ) from None
     features, parts = extract_features(model, split), []
+
     def box(klass, feature):
-        b = ipywidgets.Checkbox(value=bool(answers.asked[klass][feature]), description=f"feature {feature} is spurious", indent=False)
+        b = ipywidgets.Checkbox(
+            value=bool(answers.asked[klass][feature]),
+            description=f"feature {feature} is spurious",
+            indent=False,
+        )
+
         def clicked(change):
             answers.mark(klass, feature, change["new"])
-            if file: answers.save(file)
+            if file:
+                answers.save(file)
+
         b.observe(clicked, "value")
         return b
+
     for klass, asked in answers.asked.items():
         png = io.BytesIO()
-        plot_feature_sheet(model, split, klass, asked, pooled_features=features).savefig(png, format="png", dpi=80)
-        parts += [ipywidgets.HTML(f"<b>{klass}</b>: which of these features are spurious?"), ipywidgets.Image(value=png.getvalue(), format="png"), *(box(klass, f) for f in asked)]
+        plot_feature_sheet(
+            model, split, klass, asked, pooled_features=features
+        ).savefig(png, format="png", dpi=80)
+        parts += [
+            ipywidgets.HTML(
+                f"<b>{klass}</b>: which of these features are spurious?"
+            ),
+            ipywidgets.Image(value=png.getvalue(), format="png"),
+            *(box(klass, f) for f in asked),
+        ]
     return ipywidgets.VBox(parts)
 
 # %% ../../nbs/methods/06_annotations.ipynb #72fb0a39
 def group_separating_features(
-    features:Features,   # with groups
-    table:pd.DataFrame,  # class and feature, as `top_features` gives them
-    least:float=.75,     # area under the curve from which a feature counts as spurious
-) -> dict:               # class number -> features
+    features: Features,  # with groups
+    table: pd.DataFrame,  # class and feature, as `top_features` gives them
+    least: float = 0.75,  # area under the curve from which a feature counts as spurious
+) -> dict:  # class number -> features
     "Of these features, the ones that are higher in a class's largest group than in its others"
     from scipy.stats import mannwhitneyu
-    if features.groups is None: raise ValueError("these images have no groups to choose spurious features by: mark them in candidates(model, split) instead.")
+
+    if features.groups is None:
+        raise ValueError(
+            "these images have no groups to choose spurious features by: mark them in candidates(model, split) instead."
+        )
     found = {}
     for c, f in zip(table["class"], table["feature"]):
         k = features.class_names.index(c)
-        values, groups = features.values[features.labels == k, f].float(), features.groups[features.labels == k]
+        values, groups = (
+            features.values[features.labels == k, f].float(),
+            features.groups[features.labels == k],
+        )
         most = groups == groups.mode().values
-        if most.all(): continue
-        area = mannwhitneyu(values[most], values[~most]).statistic/(int(most.sum())*int((~most).sum()))
-        if area >= least: found.setdefault(k, []).append(int(f))
+        if most.all():
+            continue
+        area = mannwhitneyu(values[most], values[~most]).statistic / (
+            int(most.sum()) * int((~most).sum())
+        )
+        if area >= least:
+            found.setdefault(k, []).append(int(f))
     return found

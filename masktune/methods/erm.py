@@ -18,17 +18,29 @@ from ..training.loop import make_optimizer, prepare_network, train
 @dataclass(kw_only=True)
 class ERM(NetworkMethod):
     "Empirical risk minimisation: plain training on every image alike"
-    def fit(self,
-        model,             # the network to start from; it stays as it is
-        bench:Benchmark,   # train and val are used; no groups
-        checkpoint=None,   # folder to keep the state in and resume from
+
+    def fit(
+        self,
+        model,  # the network to start from; it stays as it is
+        bench: Benchmark,  # train and val are used; no groups
+        checkpoint=None,  # folder to keep the state in and resume from
     ):
         "Learns `model_` (best validation accuracy), `last_`, `optimizer_` (its last state), `history_`"
         net = prepare_network(model, self, bench)
         opt = make_optimizer(net, self)
-        self.history_, best = train(net, bench.train, self, transform=self.augment and partial(augment_batch, self), epoch_metrics=accuracy_callback(bench.val), monitor="val_accuracy",
-                                    checkpoint=checkpoint, label=f"ERM, seed {self.seed}", optimizer=opt)
+        self.history_, best = train(
+            net,
+            bench.train,
+            self,
+            transform=self.augment and partial(augment_batch, self),
+            epoch_metrics=accuracy_callback(bench.val),
+            monitor="val_accuracy",
+            checkpoint=checkpoint,
+            label=f"ERM, seed {self.seed}",
+            optimizer=opt,
+        )
         self.last_, self.optimizer_ = net.eval(), opt.state_dict()
         self.model_ = copy.deepcopy(net)
-        if best: self.model_.load_state_dict(best)
+        if best:
+            self.model_.load_state_dict(best)
         return self

@@ -20,74 +20,151 @@ from ..data.split import Split
 from ..evaluation.metrics import group_report, predict
 from .erm import ERM
 from .heads import balanced_sample_weight
-from ..training.loop import NetworkMethod, augment_batch, prepare_network, train
+from masktune.training.loop import (
+    NetworkMethod,
+    augment_batch,
+    prepare_network,
+    train,
+)
 
-# %% ../../nbs/methods/08_group_dro_jtt.ipynb #f6fc4de7
+# %% ../../nbs/methods/08_group_dro_jtt.ipynb #463ec62b
 class _GroupBalanced(Split):
     "The same images, drawn with replacement: a random group, then a random image of it"
-    def _order(self, seed): return torch.multinomial(balanced_sample_weight(self, "groups"), len(self), True, generator=make_generator(seed, "order"))
 
+    def _order(self, seed):
+        return torch.multinomial(
+            balanced_sample_weight(self, "groups"),
+            len(self),
+            True,
+            generator=make_generator(seed, "order"),
+        )
+
+# %% ../../nbs/methods/08_group_dro_jtt.ipynb #65ec94f1
 @dataclass(kw_only=True)
 class GroupDRO(NetworkMethod):
     "Train for the worst group (Sagawa et al. 2020)"
-    step_size:float = .01        # η: how fast the weights of the groups follow their losses
-    adjustment:float = 0.        # C: a group of n images is treated as if its loss were C/√n higher
-    balanced:bool = True         # draw as many images of each group; else every image once an epoch
-    labels_used:str = field(default="class labels, groups of training, groups of validation to choose by", init=False)   # the labels that `fit_folder` looks at
 
-    def fit(self,
-        model,             # the network to start from; it stays as it is
-        bench:Benchmark,   # with groups; train and val are used
-        checkpoint=None,   # folder to keep the state in and resume from
+    step_size: float = (
+        0.01  # η: how fast the weights of the groups follow their losses
+    )
+    adjustment: float = (
+        0.0  # C: a group of n images is treated as if its loss were C/√n higher
+    )
+    balanced: bool = (
+        True  # draw as many images of each group; else every image once an epoch
+    )
+    labels_used: str = field(
+        default="class labels, groups of training, groups of validation to choose by",
+        init=False,
+    )  # the labels that `fit_folder` looks at
+
+    def fit(
+        self,
+        model,  # the network to start from; it stays as it is
+        bench: Benchmark,  # with groups; train and val are used
+        checkpoint=None,  # folder to keep the state in and resume from
     ):
         "Learns `model_` (best worst group of validation), `last_`, `history_`, `group_weights_`"
         for part in ("train", "val"):
-            if getattr(bench, part).groups is None: raise ValueError(f"GroupDRO needs groups, and {bench.name} has none in {part}: JTT does without.")
+            if getattr(bench, part).groups is None:
+                raise ValueError(
+                    f"GroupDRO needs groups, and {bench.name} has none in {part}: JTT does without."
+                )
         net, split = prepare_network(model, self, bench), copy.copy(bench.train)
-        if self.balanced: split.__class__ = _GroupBalanced
-        n = torch.bincount(split.groups, minlength=len(bench.group_names)).to(net.device)
-        weights = (n > 0)/(n > 0).sum()
-        extra = torch.where(n > 0, self.adjustment/n.clamp(min=1).sqrt(), 0)
-        self.history_, best = train(net, split, self, loss=lambda run, batch: self._loss(weights, extra, run(batch.x), batch), transform=self.augment and partial(augment_batch, self), monitor="val_worst_group_accuracy",
-                                    extra_state=dict(group_weights=weights), checkpoint=checkpoint, label=f"GroupDRO, seed {self.seed}", epoch_metrics=lambda net: _by_groups(net, bench.val))
-        self.group_weights_ = pd.Series(weights.cpu(), bench.group_names)[(n > 0).cpu().numpy()]
+        if self.balanced:
+            split.__class__ = _GroupBalanced
+        n = torch.bincount(split.groups, minlength=len(bench.group_names)).to(
+            net.device
+        )
+        weights = (n > 0) / (n > 0).sum()
+        extra = torch.where(n > 0, self.adjustment / n.clamp(min=1).sqrt(), 0)
+        self.history_, best = train(
+            net,
+            split,
+            self,
+            loss=lambda run, batch: self._loss(weights, extra, run(batch.x), batch),
+            transform=self.augment and partial(augment_batch, self),
+            monitor="val_worst_group_accuracy",
+            extra_state=dict(group_weights=weights),
+            checkpoint=checkpoint,
+            label=f"GroupDRO, seed {self.seed}",
+            epoch_metrics=lambda net: _by_groups(net, bench.val),
+        )
+        self.group_weights_ = pd.Series(weights.cpu(), bench.group_names)[
+            (n > 0).cpu().numpy()
+        ]
         self.last_, self.model_ = net.eval(), copy.deepcopy(net)
-        if best: self.model_.load_state_dict(best)
+        if best:
+            self.model_.load_state_dict(best)
         return self
 
     def _loss(self, weights, extra, logits, batch):
         "The groups' mean losses, weighted; moves the weights first"
         which = F.one_hot(batch.group, len(weights)).to(logits.dtype).T
         n = which.sum(1)
-        means = which@F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)/n.clamp(min=1)
+        means = (
+            which
+            @ F.cross_entropy(
+                logits,
+                batch.y,
+                reduction="none",
+                label_smoothing=self.label_smoothing,
+            )
+            / n.clamp(min=1)
+        )
         with torch.no_grad():
-            weights *= (self.step_size*(means + extra)*(n > 0)).exp()
+            weights *= (self.step_size * (means + extra) * (n > 0)).exp()
             weights /= weights.sum()
-        return means@weights
+        return means @ weights
 
+# %% ../../nbs/methods/08_group_dro_jtt.ipynb #4c98e05b
 def _by_groups(net, val):
     found = group_report(predict(net, val))
-    return dict(val_accuracy=found.accuracy, val_worst_group=found.worst_group_accuracy)
+    return dict(
+        val_accuracy=found.accuracy, val_worst_group=found.worst_group_accuracy
+    )
 
 # %% ../../nbs/methods/08_group_dro_jtt.ipynb #b60736f7
 @dataclass(kw_only=True)
 class JTT(NetworkMethod):
     "Just train twice: what a short first run gets wrong counts more in the second (Liu et al. 2021)"
-    first_epochs:int = None      # of the first run; None: a tenth of `epochs`, at least one
-    upweight:int = 20            # how often an image of the error set stands in the second run's training split
 
-    def fit(self,
-        model,             # the network that both runs start from; it stays as it is
-        bench:Benchmark,   # train and val are used; no groups
-        checkpoint=None,   # folder to keep the state in and resume from
+    first_epochs: int = (
+        None  # of the first run; None: a tenth of `epochs`, at least one
+    )
+    upweight: int = 20  # how often an image of the error set stands in the second run's training split
+
+    def fit(
+        self,
+        model,  # the network that both runs start from; it stays as it is
+        bench: Benchmark,  # train and val are used; no groups
+        checkpoint=None,  # folder to keep the state in and resume from
     ):
         "Learns `error_set_` (rows of train), `first_` (the first run's network), `model_` (best validation accuracy), `last_`, `history_`"
         common = {f.name: getattr(self, f.name) for f in fields(ERM) if f.init}
-        first = max(1, self.epochs//10) if self.first_epochs is None else self.first_epochs
-        self.first_ = ERM(**common | dict(epochs=first)).fit(model, bench, checkpoint and f"{checkpoint}/first").last_
+        first = (
+            max(1, self.epochs // 10)
+            if self.first_epochs is None
+            else self.first_epochs
+        )
+        self.first_ = (
+            ERM(**common | dict(epochs=first))
+            .fit(model, bench, checkpoint and f"{checkpoint}/first")
+            .last_
+        )
         wrong = ~predict(self.first_, bench.train).correct
         self.error_set_ = wrong.nonzero()[:, 0]
-        rows = torch.cat([torch.arange(len(wrong)), self.error_set_.repeat(self.upweight - 1)])
-        second = ERM(**common).fit(model, Benchmark(bench.name, bench.train.subset(rows), bench.val, {}), checkpoint and f"{checkpoint}/second")
-        self.model_, self.last_, self.history_ = second.model_, second.last_, second.history_
+        rows = torch.cat(
+            [torch.arange(len(wrong)), self.error_set_.repeat(self.upweight - 1)]
+        )
+        second = ERM(**common).fit(
+            model,
+            Benchmark(bench.name, bench.train.subset(rows), bench.val, {}),
+            checkpoint and f"{checkpoint}/second",
+        )
+        self.model_, self.last_, self.history_ = (
+            second.model_,
+            second.last_,
+            second.history_,
+        )
         return self

@@ -27,70 +27,131 @@ from ..models.network import Network, eval_mode
 from ..models.wrap import wrap
 from ..training.loop import Method
 
-# %% ../../nbs/methods/03_heads.ipynb #9bb13041
+# %% ../../nbs/methods/03_heads.ipynb #209857ed
 class Features(Split):
     "One vector a row, with labels and, where they are known, groups"
+
     @property
-    def values(self): return self.images
+    def values(self):
+        return self.images
+
     @property
-    def width(self): return self._images.shape[1]
+    def width(self):
+        return self._images.shape[1]
 
     @classmethod
-    def from_tensors(cls,
-        values,          # float N×D: what your own extractor gives; tensor or array
-        labels,          # N whole numbers from 0
-        groups=None,     # N whole numbers from 0; None where unknown
-        **named,         # ids, class_names, group_names
+    def from_tensors(
+        cls,
+        values,  # float N×D: what your own extractor gives; tensor or array
+        labels,  # N whole numbers from 0
+        groups=None,  # N whole numbers from 0; None where unknown
+        **named,  # ids, class_names, group_names
     ) -> "Features":
         "Checked features from anywhere: another network, a sentence encoder, a table"
         values = torch.as_tensor(values)
-        if values.ndim != 2 or not values.is_floating_point(): raise ValueError(f"features must be floats, one row an example (N×D), not {values.dtype} of shape {tuple(values.shape)}.")
+        if values.ndim != 2 or not values.is_floating_point():
+            raise ValueError(
+                f"features must be floats, one row an example (N×D), not {values.dtype} of shape {tuple(values.shape)}."
+            )
         labels = _checked_integers(labels, len(values), "labels")
-        groups = None if groups is None else _checked_integers(groups, len(values), "groups")
+        groups = (
+            None
+            if groups is None
+            else _checked_integers(groups, len(values), "groups")
+        )
         named["class_names"] = _checked_names(named.get("class_names"), labels, "")
-        if groups is not None: named["group_names"] = _checked_names(named.get("group_names"), groups, "group ")
+        if groups is not None:
+            named["group_names"] = _checked_names(
+                named.get("group_names"), groups, "group "
+            )
         return cls(_half_floats(values), labels, groups, **named)
 
-    def _repr_markdown_(self): return f"{len(self):,} rows of {self.width} features\n\n" + self.group_counts().to_markdown(index=False)
+    def _repr_markdown_(self):
+        return (
+            f"{len(self):,} rows of {self.width} features\n\n"
+            + self.group_counts().to_markdown(index=False)
+        )
 
+# %% ../../nbs/methods/03_heads.ipynb #9deb16e6
 def _half_floats(values):
     "As half floats, if they fit"
     half = values.detach().cpu().half()
-    if not half.isfinite().all(): raise ValueError("some features are not finite as half floats (largest: 65,504): scale them down, or look for a division by zero where they come from.")
+    if not half.isfinite().all():
+        raise ValueError(
+            "some features are not finite as half floats (largest: 65,504): scale them down, or look for a division by zero where they come from."
+        )
     return half
 
-# %% ../../nbs/methods/03_heads.ipynb #dd4e7df3
+# %% ../../nbs/methods/03_heads.ipynb #7d03e628
 def extract_features(
-    model,               # any network
-    split:Split,         # the images; Features are given back as they are
-    batch_size:int=256,  # images at a time
-    file=None,           # where to keep them
+    model,  # any network
+    split: Split,  # the images; Features are given back as they are
+    batch_size: int = 256,  # images at a time
+    file=None,  # where to keep them
 ) -> Features:
     "What the head sees of every image: N×D half floats, computed once"
     net = wrap(model, size=split._images.shape[-1])
     if isinstance(split, Features):
-        if split.width != net.head.in_features: raise ValueError(f"the head takes {net.head.in_features} features, and these rows have {split.width}.")
+        if split.width != net.head.in_features:
+            raise ValueError(
+                f"the head takes {net.head.in_features} features, and these rows have {split.width}."
+            )
         return split
-    made_from = dict(weights=fingerprint(net.backbone, net.neck, net.mean, net.std), images=split.fingerprint())
-    if file and Path(file).exists(): values = _load_features(file, made_from)
+    made_from = dict(
+        weights=fingerprint(net.backbone, net.neck, net.mean, net.std),
+        images=split.fingerprint(),
+    )
+    if file and Path(file).exists():
+        values = _load_features(file, made_from)
     else:
-        parts = split.batches(batch_size, device=net.device, channels_last=True, shard=rank_and_world_size())
+        parts = split.batches(
+            batch_size,
+            device=net.device,
+            channels_last=True,
+            shard=rank_and_world_size(),
+        )
         with eval_mode(net), torch.no_grad():
-            values = torch.cat(gather_across_ranks([_half_floats(net.pool(net.features(b.x))) for b in progress(parts, "pooling", split.num_batches(batch_size), "batch")]))
+            values = torch.cat(
+                gather_across_ranks(
+                    [
+                        _half_floats(net.pool(net.features(b.x)))
+                        for b in progress(
+                            parts, "pooling", split.num_batches(batch_size), "batch"
+                        )
+                    ]
+                )
+            )
         if file and rank_and_world_size()[0] == 0:
-            with atomic_write(file) as temp: torch.save(dict(values=values, made_from=made_from), temp)
-    return Features(values, split.labels, split.groups, split.ids, split.class_names, split.group_names, fingerprint(made_from))
+            with atomic_write(file) as temp:
+                torch.save(dict(values=values, made_from=made_from), temp)
+    return Features(
+        values,
+        split.labels,
+        split.groups,
+        split.ids,
+        split.class_names,
+        split.group_names,
+        fingerprint(made_from),
+    )
 
+# %% ../../nbs/methods/03_heads.ipynb #efaa0dd5
 def _load_features(file, made_from):
-    try: kept = torch.load(file, weights_only=True)
-    except Exception as e: raise ValueError(f"{file} is damaged or holds no features ({type(e).__name__}): delete it, or name another file.") from None
+    try:
+        kept = torch.load(file, weights_only=True)
+    except Exception as e:
+        raise ValueError(
+            f"{file} is damaged or holds no features ({type(e).__name__}): delete it, or name another file."
+        ) from None
     for what, value in made_from.items():
-        if kept.get("made_from", {}).get(what) != value: raise ValueError(f"{file} is stale: it was made from other {what}. Delete it, or name another file.")
+        if kept.get("made_from", {}).get(what) != value:
+            raise ValueError(
+                f"{file} is stale: it was made from other {what}. Delete it, or name another file."
+            )
     return kept["values"]
 
 # %% ../../nbs/methods/03_heads.ipynb #3460646d
 def head_as_network(
-    model,           # a network, or an nn.Linear
+    model,  # a network, or an nn.Linear
 ) -> Network:
     "The head alone, as a network that takes Features; it shares its weights with `model`"
     head = model if isinstance(model, nn.Linear) else wrap(model).head
@@ -98,124 +159,208 @@ def head_as_network(
     net.untrained = getattr(model, "fresh", False)
     return net
 
-# %% ../../nbs/methods/03_heads.ipynb #431fbf35
+# %% ../../nbs/methods/03_heads.ipynb #569ee4d1
 def _present(numbers, names, what):
     "The numbers that are wanted and there, each with its rows"
     found = {int(k): (numbers == k).nonzero()[:, 0] for k in numbers.unique()}
-    if len(found) < 2: raise ValueError(f"there is only one {what} ({', '.join(names[k] for k in found)}): nothing can be balanced.")
+    if len(found) < 2:
+        raise ValueError(
+            f"there is only one {what} ({', '.join(names[k] for k in found)}): nothing can be balanced."
+        )
     return found
+
 
 def _balance_labels(features, by):
     "(numbers, names, what one is called)"
-    if check_choice("balance", by, ["classes", "groups"]) == "classes": return features.labels, features.class_names, "class"
-    if features.groups is None: raise ValueError("these rows have no groups to balance: balance=\"classes\" needs none.")
+    if check_choice("balance", by, ["classes", "groups"]) == "classes":
+        return features.labels, features.class_names, "class"
+    if features.groups is None:
+        raise ValueError(
+            'these rows have no groups to balance: balance="classes" needs none.'
+        )
     return features.groups, features.group_names, "group"
 
+
 def balanced_sample_weight(
-    features:Split,  # or any split
-    by:str="classes",# "classes" or "groups"
-) -> torch.Tensor:   # float N, sum 1
+    features: Split,  # or any split
+    by: str = "classes",  # "classes" or "groups"
+) -> torch.Tensor:  # float N, sum 1
     "A weight a row, so that every class or group counts the same"
     numbers, names, what = _balance_labels(features, by)
     weights = torch.zeros(len(features))
-    for rows in (found := _present(numbers, names, what)).values(): weights[rows] = 1/(len(rows)*len(found))
+    for rows in (found := _present(numbers, names, what)).values():
+        weights[rows] = 1 / (len(rows) * len(found))
     return weights
 
+# %% ../../nbs/methods/03_heads.ipynb #a3b38351
 def undersample(
-    features:Split,  # or any split
-    by:str="classes",# "classes" or "groups"
+    features: Split,  # or any split
+    by: str = "classes",  # "classes" or "groups"
     generator=None,  # of who stays
-) -> torch.Tensor:   # int64: rows, in ascending order
+) -> torch.Tensor:  # int64: rows, in ascending order
     "As many rows of every class or group as the smallest has, without replacement"
     found = _present(*_balance_labels(features, by))
     n = min(map(len, found.values()))
-    return torch.cat([rows[torch.randperm(len(rows), generator=generator)[:n]] for rows in found.values()]).sort().values
+    return (
+        torch.cat(
+            [
+                rows[torch.randperm(len(rows), generator=generator)[:n]]
+                for rows in found.values()
+            ]
+        )
+        .sort()
+        .values
+    )
 
+# %% ../../nbs/methods/03_heads.ipynb #4dbd95fa
 def stratified_halves(
-    features:Split,  # or any split
-    by:str="classes",# what both halves should have the same of: "classes" or "groups"
+    features: Split,  # or any split
+    by: str = "classes",  # what both halves should have the same of: "classes" or "groups"
     generator=None,  # of who goes where
-):                   # (rows, rows)
+):  # (rows, rows)
     "Two random halves"
-    parts = [rows[torch.randperm(len(rows), generator=generator)] for rows in _present(*_balance_labels(features, by)).values()]
-    return torch.cat([p[:len(p)//2] for p in parts]).sort().values, torch.cat([p[len(p)//2:] for p in parts]).sort().values
+    parts = [
+        rows[torch.randperm(len(rows), generator=generator)]
+        for rows in _present(*_balance_labels(features, by)).values()
+    ]
+    return torch.cat([p[: len(p) // 2] for p in parts]).sort().values, torch.cat(
+        [p[len(p) // 2 :] for p in parts]
+    ).sort().values
 
-# %% ../../nbs/methods/03_heads.ipynb #8b50044d
+# %% ../../nbs/methods/03_heads.ipynb #e6cee54a
 def _moments(x):
     "Mean and standard deviation of each column; 1 where it never changes"
     mean = x.mean(0)
-    sd = torch.stack([(part - mean).square().sum(0) for part in x.split(4096)]).sum(0).div(len(x)).sqrt()
-    return mean, torch.where(sd > 1e-6*mean.abs() + 1e-12, sd, 1.)
+    sd = (
+        torch.stack([(part - mean).square().sum(0) for part in x.split(4096)])
+        .sum(0)
+        .div(len(x))
+        .sqrt()
+    )
+    return mean, torch.where(sd > 1e-6 * mean.abs() + 1e-12, sd, 1.0)
 
+# %% ../../nbs/methods/03_heads.ipynb #e42558aa
 def fit_head(
-    features:Features,   # rows to learn from
-    weights=None,        # float N ≥ 0: how much each row counts; None: all the same
-    l1:float=0.,         # of the penalty l1·Σ|W|, beside the weighted mean of the cross-entropy
-    l2:float=0.,         # of the penalty l2/2·‖W‖²
-    towards:nn.Linear=None,  # where the l2 penalty pulls weights and biases to, and where the search starts; None: zero, biases free
-    standardize:Features=None,  # rows whose mean and deviation the columns are standardised by before the penalty; None: as they are
-    n_classes:int=None,  # None: as many as the features have names for
-    steps:int=1000,      # at most
-    tol:float=1e-4,      # stop when no entry of the gradient is larger
-    device=None,         # None: the first GPU, else Apple's, else the CPU
-) -> nn.Linear:          # on the CPU
+    features: Features,  # rows to learn from
+    weights=None,  # float N ≥ 0: how much each row counts; None: all the same
+    l1: float = 0.0,  # of the penalty l1·Σ|W|, beside the weighted mean of the cross-entropy
+    l2: float = 0.0,  # of the penalty l2/2·‖W‖²
+    towards: nn.Linear = None,  # where the l2 penalty pulls weights and biases to, and where the search starts; None: zero, biases free
+    standardize: Features = None,  # rows whose mean and deviation the columns are standardised by before the penalty; None: as they are
+    n_classes: int = None,  # None: as many as the features have names for
+    steps: int = 1000,  # at most
+    tol: float = 1e-4,  # stop when no entry of the gradient is larger
+    device=None,  # None: the first GPU, else Apple's, else the CPU
+) -> nn.Linear:  # on the CPU
     "The linear head with the smallest penalised loss, full batch"
     device = resolve_device(device)
     x, y = features.values.to(device).float(), features.labels.to(device)
-    exact = torch.float if device.type == "mps" else torch.double      # the losses are summed in doubles: in floats the line search gives up early
-    w = (torch.ones(len(x)) if weights is None else torch.as_tensor(weights)).to(device, exact)
-    w = w/w.sum()
-    shift, scale = torch.zeros(x.shape[1], device=device), torch.ones(x.shape[1], device=device)
-    if standardize is not None: shift, scale = _moments(x if standardize is features else standardize.values.to(device).float())
-    start = torch.zeros(n_classes or len(features.class_names), x.shape[1] + 1, device=device)
+    exact = (
+        torch.float if device.type == "mps" else torch.double
+    )  # the losses are summed in doubles: in floats the line search gives up early
+    w = (torch.ones(len(x)) if weights is None else torch.as_tensor(weights)).to(
+        device, exact
+    )
+    w = w / w.sum()
+    shift, scale = (
+        torch.zeros(x.shape[1], device=device),
+        torch.ones(x.shape[1], device=device),
+    )
+    if standardize is not None:
+        shift, scale = _moments(
+            x if standardize is features else standardize.values.to(device).float()
+        )
+    start = torch.zeros(
+        n_classes or len(features.class_names), x.shape[1] + 1, device=device
+    )
     if towards is not None:
-        W, b = (p.detach().to(device).float() for p in (towards.weight, towards.bias))
-        start = torch.cat([W*scale, (b + W@shift)[:, None]], 1)
+        W, b = (
+            p.detach().to(device).float() for p in (towards.weight, towards.bias)
+        )
+        start = torch.cat([W * scale, (b + W @ shift)[:, None]], 1)
     held = start if towards is not None else start[:, :-1]
-    def smooth(P):
-        W = P[:, :-1]/scale
-        logits = (W@x.T + (P[:, -1] - W@shift)[:, None]).T.to(w.dtype)
-        loss = F.cross_entropy(logits, y, reduction="none")@w
-        return loss + l2/2*(P[:, :held.shape[1]] - held).square().sum()
-    P = _minimise(smooth, start, l1, steps, tol)
-    W = P[:, :-1]/scale
-    return linear_from_weights(W, P[:, -1] - W@shift)
 
+    def smooth(P):
+        W = P[:, :-1] / scale
+        logits = (W @ x.T + (P[:, -1] - W @ shift)[:, None]).T.to(w.dtype)
+        loss = F.cross_entropy(logits, y, reduction="none") @ w
+        return loss + l2 / 2 * (P[:, : held.shape[1]] - held).square().sum()
+
+    P = _minimise(smooth, start, l1, steps, tol)
+    W = P[:, :-1] / scale
+    return linear_from_weights(W, P[:, -1] - W @ shift)
+
+# %% ../../nbs/methods/03_heads.ipynb #ad935f13
 def _minimise(smooth, start, l1, steps, tol):
     "Where `smooth` + l1·|all but the last column| is smallest"
-    signs = torch.tensor([1., -1] if l1 else [1.], device=start.device).view(-1, 1, 1)
-    price = torch.full_like(start, l1).index_fill_(1, torch.tensor(start.shape[1] - 1, device=start.device), 0)
-    def both(v):
-        v = torch.from_numpy(v).float().to(start.device).view(len(signs), *start.shape)
-        P = (signs*v).sum(0).requires_grad_()
-        grad, = torch.autograd.grad(loss := smooth(P), P)
-        return loss.item() + (price*v).sum().item(), (signs*grad + price).flatten().double().cpu().numpy()
-    first = ((signs*start).clamp(min=0) if l1 else start).flatten().double().cpu().numpy()
-    found = minimize(both, first, jac=True, method="L-BFGS-B", bounds=[(0, None)]*len(first) if l1 else None, options=dict(maxiter=steps, maxfun=2*steps, maxcor=20, gtol=tol, ftol=0))
-    return (signs*torch.from_numpy(found.x).float().to(start.device).view(len(signs), *start.shape)).sum(0)
+    signs = torch.tensor([1.0, -1] if l1 else [1.0], device=start.device).view(
+        -1, 1, 1
+    )
+    price = torch.full_like(start, l1).index_fill_(
+        1, torch.tensor(start.shape[1] - 1, device=start.device), 0
+    )
 
+    def both(v):
+        v = (
+            torch.from_numpy(v)
+            .float()
+            .to(start.device)
+            .view(len(signs), *start.shape)
+        )
+        P = (signs * v).sum(0).requires_grad_()
+        (grad,) = torch.autograd.grad(loss := smooth(P), P)
+        return loss.item() + (price * v).sum().item(), (
+            signs * grad + price
+        ).flatten().double().cpu().numpy()
+
+    first = (
+        ((signs * start).clamp(min=0) if l1 else start)
+        .flatten()
+        .double()
+        .cpu()
+        .numpy()
+    )
+    found = minimize(
+        both,
+        first,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * len(first) if l1 else None,
+        options=dict(maxiter=steps, maxfun=2 * steps, maxcor=20, gtol=tol, ftol=0),
+    )
+    return (
+        signs
+        * torch.from_numpy(found.x)
+        .float()
+        .to(start.device)
+        .view(len(signs), *start.shape)
+    ).sum(0)
+
+# %% ../../nbs/methods/03_heads.ipynb #8f22f5de
 def linear_from_weights(
-    W,               # K×D
-    b,               # K
-) -> nn.Linear:      # on the CPU
+    W,  # K×D
+    b,  # K
+) -> nn.Linear:  # on the CPU
     "A linear head with these weights; nn.Linear would draw random ones first"
     head = nn.utils.skip_init(nn.Linear, W.shape[1], W.shape[0])
     head.load_state_dict(dict(weight=W.cpu(), bias=b.cpu()))
     return head
 
-# %% ../../nbs/methods/03_heads.ipynb #ff268413
+# %% ../../nbs/methods/03_heads.ipynb #e1ecfe12
 @dataclass(kw_only=True)
 class HeadMethod(Method):
     "A method that leaves everything below the head as it is"
-    batch_size:int = 256         # images at a time, where features are computed
+
+    batch_size: int = 256  # images at a time, where features are computed
 
     needs_trained = True
-    refines = True               # whether it starts from the head it is given; else that one is only replaced
+    refines = True  # whether it starts from the head it is given; else that one is only replaced
 
-    def fit(self,
-        model,             # a trained network, a fitted method, or an nn.Linear for a benchmark of Features (None where the method makes a head of its own); it stays as it is
-        bench:Benchmark,   # of images, or of Features; train and val are used
-        checkpoint=None,   # folder to keep the pooled features in
+    def fit(
+        self,
+        model,  # a trained network, a fitted method, or an nn.Linear for a benchmark of Features (None where the method makes a head of its own); it stays as it is
+        bench: Benchmark,  # of images, or of Features; train and val are used
+        checkpoint=None,  # folder to keep the pooled features in
     ):
         "Learns `model_` and `history_`: a row for each setting that was tried"
         net, bench = self._begin(model, bench, checkpoint)
@@ -226,32 +371,70 @@ class HeadMethod(Method):
     def _begin(self, model, bench, checkpoint=None):
         "(a copy of the network on the device, the benchmark as Features)"
         if hasattr(model, "fit"):
-            if not hasattr(model, "model_"): raise ValueError(f"this {type(model).__name__} has not been fitted: call {type(model).__name__}(...).fit(network, bench) first.")
+            if not hasattr(model, "model_"):
+                raise ValueError(
+                    f"this {type(model).__name__} has not been fitted: call {type(model).__name__}(...).fit(network, bench) first."
+                )
             model = model.model_
         name = type(self).__name__
         if model is None:
-            if self.refines: raise ValueError(f"{name} starts from a trained head: fit one with LastLayer().fit(None, bench) and hand it over.")
-            if not isinstance(bench.train, Features): raise ValueError(f"{name} was given images and no network to look at them.")
-            net = head_as_network(linear_from_weights(torch.zeros(bench.n_classes, bench.train.width), torch.zeros(bench.n_classes)))
-        else: net = head_as_network(model) if isinstance(model, nn.Linear) else wrap(model, size=bench.train._images.shape[-1])
-        if net.untrained: raise ValueError(f"{name} starts from a trained network, and this one still has random weights: fit ERM first, or load a checkpoint.")
-        if self.refines and net.n_classes != bench.n_classes: raise ValueError(f"{name} goes on from a head for {net.n_classes} classes, and {bench.name} has {bench.n_classes}: fit LastLayer first.")
+            if self.refines:
+                raise ValueError(
+                    f"{name} starts from a trained head: fit one with LastLayer().fit(None, bench) and hand it over."
+                )
+            if not isinstance(bench.train, Features):
+                raise ValueError(
+                    f"{name} was given images and no network to look at them."
+                )
+            net = head_as_network(
+                linear_from_weights(
+                    torch.zeros(bench.n_classes, bench.train.width),
+                    torch.zeros(bench.n_classes),
+                )
+            )
+        else:
+            net = (
+                head_as_network(model)
+                if isinstance(model, nn.Linear)
+                else wrap(model, size=bench.train._images.shape[-1])
+            )
+        if net.untrained:
+            raise ValueError(
+                f"{name} starts from a trained network, and this one still has random weights: fit ERM first, or load a checkpoint."
+            )
+        if self.refines and net.n_classes != bench.n_classes:
+            raise ValueError(
+                f"{name} goes on from a head for {net.n_classes} classes, and {bench.name} has {bench.n_classes}: fit LastLayer first."
+            )
         net = copy.deepcopy(net).to(resolve_device(self.device)).eval()
-        parts = {part: extract_features(net, getattr(bench, part), self.batch_size, checkpoint and f"{checkpoint}/{part}") for part in ("train", "val")}
+        parts = {
+            part: extract_features(
+                net,
+                getattr(bench, part),
+                self.batch_size,
+                checkpoint and f"{checkpoint}/{part}",
+            )
+            for part in ("train", "val")
+        }
         return net, Benchmark(bench.name, **parts, tests={})
 
+# %% ../../nbs/methods/03_heads.ipynb #fbc13761
 def replace_head(
-    net:Network,     # changed in place
-    head:nn.Linear,  # for the features of `net`
+    net: Network,  # changed in place
+    head: nn.Linear,  # for the features of `net`
 ) -> Network:
     "The network with another head, on its device"
     net.head = head.to(net.device)
-    if net.source: net.source = net.source | dict(n_classes=head.out_features)
+    if net.source:
+        net.source = net.source | dict(n_classes=head.out_features)
     return net
 
+
 def worst_group_accuracy(
-    head:nn.Linear,      # for these features
-    features:Features,   # with groups
+    head: nn.Linear,  # for these features
+    features: Features,  # with groups
 ) -> float:
     "Accuracy of the worst group"
-    return group_report(predict(head_as_network(head), features, 65536)).worst_group_accuracy
+    return group_report(
+        predict(head_as_network(head), features, 65536)
+    ).worst_group_accuracy

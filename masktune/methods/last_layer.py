@@ -17,81 +17,233 @@ from ..core.validation import check_choice
 from ..evaluation.metrics import predict
 from .heads import HeadMethod, balanced_sample_weight, fit_head
 from .heads import head_as_network, linear_from_weights
-from .heads import stratified_halves, undersample, worst_group_accuracy
+from masktune.methods.heads import (
+    stratified_halves,
+    undersample,
+    worst_group_accuracy,
+)
 
-# %% ../../nbs/methods/04_last_layer.ipynb #d98aba21
+# %% ../../nbs/methods/04_last_layer.ipynb #9711aef3
 @dataclass(kw_only=True)
 class LastLayerRetraining(HeadMethod):
     "A new head by logistic regression on standardised features"
-    tune_on:str = "train"             # the rows it learns from: "train" or "val"
-    balance:str = None           # None, "classes" or "groups"
-    sample:bool = False          # balance by leaving rows out at random instead of weights
-    l1:float = 0.                # strength of the ℓ1 penalty
-    l2:float = 1e-3              # strength of the ℓ2 penalty
-    labels_used:str = field(init=False) # the labels that `fit_folder` looks at
+
+    tune_on: str = "train"  # the rows it learns from: "train" or "val"
+    balance: str = None  # None, "classes" or "groups"
+    sample: bool = False  # balance by leaving rows out at random instead of weights
+    l1: float = 0.0  # strength of the ℓ1 penalty
+    l2: float = 1e-3  # strength of the ℓ2 penalty
+    labels_used: str = field(init=False)  # the labels that `fit_folder` looks at
 
     refines = False
 
     def _head(self, head, bench):
-        rows = getattr(bench, check_choice("tune_on", self.tune_on, ["train", "val"]))
-        weights = balanced_sample_weight(rows, self.balance) if self.balance and not self.sample else None
-        if self.balance and self.sample: rows = rows.subset(undersample(rows, self.balance, make_generator(self.seed, "balance")))
-        head = fit_head(rows, weights, self.l1, self.l2, standardize=bench.train, n_classes=bench.n_classes, device=self.device)
-        return head, pd.DataFrame([dict(rows=len(rows), val_accuracy=predict(head_as_network(head), bench.val, 65536).accuracy)])
+        rows = getattr(
+            bench, check_choice("tune_on", self.tune_on, ["train", "val"])
+        )
+        weights = (
+            balanced_sample_weight(rows, self.balance)
+            if self.balance and not self.sample
+            else None
+        )
+        if self.balance and self.sample:
+            rows = rows.subset(
+                undersample(
+                    rows, self.balance, make_generator(self.seed, "balance")
+                )
+            )
+        head = fit_head(
+            rows,
+            weights,
+            self.l1,
+            self.l2,
+            standardize=bench.train,
+            n_classes=bench.n_classes,
+            device=self.device,
+        )
+        return head, pd.DataFrame(
+            [
+                dict(
+                    rows=len(rows),
+                    val_accuracy=predict(
+                        head_as_network(head), bench.val, 65536
+                    ).accuracy,
+                )
+            ]
+        )
 
-LastLayerRetraining.labels_used = property(lambda self: "class labels" + (f", groups of {'training' if self.tune_on == 'train' else 'validation'}" if self.balance == "groups" else ""))
+# %% ../../nbs/methods/04_last_layer.ipynb #b538a635
+LastLayerRetraining.labels_used = property(
+    lambda self: (
+        "class labels"
+        + (
+            f", groups of {'training' if self.tune_on == 'train' else 'validation'}"
+            if self.balance == "groups"
+            else ""
+        )
+    )
+)
 
-# %% ../../nbs/methods/04_last_layer.ipynb #8478e5c3
+# %% ../../nbs/methods/04_last_layer.ipynb #48709c56
 @dataclass(kw_only=True)
 class DFR(HeadMethod):
     "Deep feature reweighting: ℓ1 heads on group-balanced validation features, averaged (Kirichenko et al. 2023)"
-    Cs:tuple = (1., .7, .3, .1, .07, .03, .01)  # candidates for C: the penalty is Σ|W|/C beside the summed loss; small is strong
-    n_refits:int = 20              # heads that are averaged, each on a draw of its own
-    labels_used:str = field(default="class labels, groups of validation", init=False)   # the labels that `fit_folder` looks at
+
+    Cs: tuple = (
+        1.0,
+        0.7,
+        0.3,
+        0.1,
+        0.07,
+        0.03,
+        0.01,
+    )  # candidates for C: the penalty is Σ|W|/C beside the summed loss; small is strong
+    n_refits: int = 20  # heads that are averaged, each on a draw of its own
+    labels_used: str = field(
+        default="class labels, groups of validation", init=False
+    )  # the labels that `fit_folder` looks at
 
     refines = False
 
     def _head(self, head, bench):
-        if bench.val.groups is None: raise ValueError(f"DFR needs the groups of the validation images, and {bench.name} has none: AFR and NeuronTune do without.")
-        if bench.train.groups is not None: _covered(bench)
+        if bench.val.groups is None:
+            raise ValueError(
+                f"DFR needs the groups of the validation images, and {bench.name} has none: AFR and NeuronTune do without."
+            )
+        if bench.train.groups is not None:
+            _covered(bench)
         history = pd.DataFrame(columns=["C", "worst_group_accuracy"])
         if len(self.Cs) > 1:
-            learn, judge = (bench.val.subset(rows) for rows in stratified_halves(bench.val, "groups", make_generator(self.seed, "halves")))
-            draw = learn.subset(undersample(learn, "groups", make_generator(self.seed, "choose")))
-            history = pd.DataFrame([dict(C=C, worst_group=worst_group_accuracy(self._one(draw, C, bench.train), judge)) for C in self.Cs])
-        C = history.C[history.worst_group_accuracy.idxmax()] if len(history) else self.Cs[0]
-        draws = [bench.val.subset(undersample(bench.val, "groups", make_generator(self.seed, "draw", i))) for i in range(self.n_refits)]
-        heads = [self._one(d, C, bench.train) for d in progress(draws, "DFR", unit="refit")]
-        W, b = (torch.stack([getattr(h, p).data for h in heads]).mean(0) for p in ("weight", "bias"))
+            learn, judge = (
+                bench.val.subset(rows)
+                for rows in stratified_halves(
+                    bench.val, "groups", make_generator(self.seed, "halves")
+                )
+            )
+            draw = learn.subset(
+                undersample(learn, "groups", make_generator(self.seed, "choose"))
+            )
+            history = pd.DataFrame(
+                [
+                    dict(
+                        C=C,
+                        worst_group=worst_group_accuracy(
+                            self._one(draw, C, bench.train), judge
+                        ),
+                    )
+                    for C in self.Cs
+                ]
+            )
+        C = (
+            history.C[history.worst_group_accuracy.idxmax()]
+            if len(history)
+            else self.Cs[0]
+        )
+        draws = [
+            bench.val.subset(
+                undersample(
+                    bench.val, "groups", make_generator(self.seed, "draw", i)
+                )
+            )
+            for i in range(self.n_refits)
+        ]
+        heads = [
+            self._one(d, C, bench.train)
+            for d in progress(draws, "DFR", unit="refit")
+        ]
+        W, b = (
+            torch.stack([getattr(h, p).data for h in heads]).mean(0)
+            for p in ("weight", "bias")
+        )
         return linear_from_weights(W, b), history.assign(chosen=history.C == C)
 
-    def _one(self, rows, C, train): return fit_head(rows, l1=1/(C*len(rows)), standardize=train, n_classes=len(train.class_names), device=self.device)
+    def _one(self, rows, C, train):
+        return fit_head(
+            rows,
+            l1=1 / (C * len(rows)),
+            standardize=train,
+            n_classes=len(train.class_names),
+            device=self.device,
+        )
 
+# %% ../../nbs/methods/04_last_layer.ipynb #c33acc99
 def _covered(bench):
     "Refuse a validation split that lacks a group"
-    lacking = [bench.train.group_names[k] for k in bench.train.groups.unique() if not (bench.val.groups == k).any()]
-    if lacking: raise ValueError(f"{bench.name} has no validation image of {', '.join(lacking)}: there is nothing to balance. Divide it otherwise, or take a method that needs no groups.")
+    lacking = [
+        bench.train.group_names[k]
+        for k in bench.train.groups.unique()
+        if not (bench.val.groups == k).any()
+    ]
+    if lacking:
+        raise ValueError(
+            f"{bench.name} has no validation image of {', '.join(lacking)}: there is nothing to balance. Divide it otherwise, or take a method that needs no groups."
+        )
 
-# %% ../../nbs/methods/04_last_layer.ipynb #a6c09a14
+# %% ../../nbs/methods/04_last_layer.ipynb #8173bc5b
 @dataclass(kw_only=True)
 class AFR(HeadMethod):
     "Automatic feature reweighting: rows weigh exp(−γ·probability of the label) (Qiu et al. 2023, equation 3)"
-    gammas:tuple = (1., 2., 4., 8., 16.)   # candidates for γ
-    reg_strengths:tuple = (.001, .01, .1)          # candidates for λ in λ‖θ − first θ‖²
-    tune_on:str = "val"               # rows to learn from: "val", half of it, while the other half chooses; or "train", if the network has not seen it, while all of validation chooses
-    labels_used:str = field(init=False) # the labels that `fit_folder` looks at
+
+    gammas: tuple = (1.0, 2.0, 4.0, 8.0, 16.0)  # candidates for γ
+    reg_strengths: tuple = (0.001, 0.01, 0.1)  # candidates for λ in λ‖θ − first θ‖²
+    tune_on: str = "val"  # rows to learn from: "val", half of it, while the other half chooses; or "train", if the network has not seen it, while all of validation chooses
+    labels_used: str = field(init=False)  # the labels that `fit_folder` looks at
 
     def _head(self, head, bench):
         learn, judge = bench.train, bench.val
-        if check_choice("tune_on", self.tune_on, ["train", "val"]) == "val": learn, judge = (bench.val.subset(rows) for rows in stratified_halves(bench.val, "classes", make_generator(self.seed, "halves")))
+        if check_choice("tune_on", self.tune_on, ["train", "val"]) == "val":
+            learn, judge = (
+                bench.val.subset(rows)
+                for rows in stratified_halves(
+                    bench.val, "classes", make_generator(self.seed, "halves")
+                )
+            )
         settings = [(g, p) for g in self.gammas for p in self.reg_strengths]
-        if len(settings) > 1 and judge.groups is None: raise ValueError(f"AFR chooses by the worst group of validation, and {bench.name} has no groups: name one of each, such as AFR(gammas=(4.,), reg_strengths=(.01,)).")
-        p = predict(head_as_network(head), learn, 65536).probabilities.gather(1, learn.labels[:, None])[:, 0]
+        if len(settings) > 1 and judge.groups is None:
+            raise ValueError(
+                f"AFR chooses by the worst group of validation, and {bench.name} has no groups: name one of each, such as AFR(gammas=(4.,), reg_strengths=(.01,))."
+            )
+        p = predict(head_as_network(head), learn, 65536).probabilities.gather(
+            1, learn.labels[:, None]
+        )[:, 0]
         balance, tried = balanced_sample_weight(learn), {}
         for gamma, pull in progress(settings, "AFR", unit="setting"):
-            tried[gamma, pull] = fit_head(learn, balance*(-gamma*p).exp(), l2=2*pull, towards=head, device=self.device)
-        history = pd.DataFrame([dict(gamma=g, pull=l, worst_group=None if judge.groups is None else worst_group_accuracy(h, judge)) for (g, l), h in tried.items()])
-        best = int(history.worst_group_accuracy.astype(float).argmax()) if len(settings) > 1 else 0
-        return list(tried.values())[best], history.assign(chosen=history.index == best)
+            tried[gamma, pull] = fit_head(
+                learn,
+                balance * (-gamma * p).exp(),
+                l2=2 * pull,
+                towards=head,
+                device=self.device,
+            )
+        history = pd.DataFrame(
+            [
+                dict(
+                    gamma=g,
+                    pull=l,
+                    worst_group=None
+                    if judge.groups is None
+                    else worst_group_accuracy(h, judge),
+                )
+                for (g, l), h in tried.items()
+            ]
+        )
+        best = (
+            int(history.worst_group_accuracy.astype(float).argmax())
+            if len(settings) > 1
+            else 0
+        )
+        return list(tried.values())[best], history.assign(
+            chosen=history.index == best
+        )
 
-AFR.labels_used = property(lambda self: "class labels" + (", groups of validation to choose by" if len(self.gammas)*len(self.reg_strengths) > 1 else ""))
+# %% ../../nbs/methods/04_last_layer.ipynb #fd2a1baa
+AFR.labels_used = property(
+    lambda self: (
+        "class labels"
+        + (
+            ", groups of validation to choose by"
+            if len(self.gammas) * len(self.reg_strengths) > 1
+            else ""
+        )
+    )
+)

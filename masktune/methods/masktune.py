@@ -27,136 +27,285 @@ from ..training.loop import prepare_network, train
 
 # %% ../../nbs/methods/01_masktune.ipynb #6a716425
 PRESETS = {
-    "ours":          dict(target="predicted", stats_over="positive", threshold_at="image", maps_from=None, init_from="best", keep_momentum=False),
-    "paper":         dict(target="label", stats_over="all", threshold_at="features", maps_from=None, init_from="last", keep_momentum=False),
-    "released_code": dict(target="predicted", stats_over="positive", threshold_at="image", maps_from="best", init_from="last", keep_momentum=True),
+    "ours": dict(
+        target="predicted",
+        stats_over="positive",
+        threshold_at="image",
+        maps_from=None,
+        init_from="best",
+        keep_momentum=False,
+    ),
+    "paper": dict(
+        target="label",
+        stats_over="all",
+        threshold_at="features",
+        maps_from=None,
+        init_from="last",
+        keep_momentum=False,
+    ),
+    "released_code": dict(
+        target="predicted",
+        stats_over="positive",
+        threshold_at="image",
+        maps_from="best",
+        init_from="last",
+        keep_momentum=True,
+    ),
 }
 
 # %% ../../nbs/methods/01_masktune.ipynb #3a35f929
 def masked_accuracy(
-    model,           # a network
-    split,           # images to hide something of
-    masks:SaliencyMasks,     # what to hide
+    model,  # a network
+    split,  # images to hide something of
+    masks: SaliencyMasks,  # what to hide
 ) -> float:
     "Accuracy on images with their masks hidden"
-    return predict(model, split, transform=lambda b: b._replace(x=masks.apply(b.x, b.index))).accuracy
+    return predict(
+        model, split, transform=lambda b: b._replace(x=masks.apply(b.x, b.index))
+    ).accuracy
 
-# %% ../../nbs/methods/01_masktune.ipynb #de537175
+# %% ../../nbs/methods/01_masktune.ipynb #4db6e83f
 def _begin(settings, model, bench):
     "(a copy of the network to start from, the network that looks first, what ERM's optimiser remembers, the learning rate)"
     s, lr = settings, settings.lr
     if not isinstance(model, ERM):
         net = prepare_network(model, s, bench)
         return net, net, None, ERM.lr if lr is None else lr
-    if not hasattr(model, "model_"): raise ValueError("this ERM has not been fitted: call ERM(...).fit(network, bench) first.")
+    if not hasattr(model, "model_"):
+        raise ValueError(
+            "this ERM has not been fitted: call ERM(...).fit(network, bench) first."
+        )
     if (lr is None or s.keep_momentum) and model.optimizer != s.optimizer:
-        raise ValueError(f"this ERM was trained by {model.optimizer}, and {type(s).__name__} fine-tunes by {s.optimizer}, for which ERM's rate and momentum mean nothing: say optimizer={model.optimizer!r}, or name lr with keep_momentum=False.")
-    if lr is None and model.schedule == "cosine": raise ValueError(f"this ERM's cosine schedule ends at a rate of 0, at which nothing is learnt: name lr, for example {model.lr/10:g}.")
+        raise ValueError(
+            f"this ERM was trained by {model.optimizer}, and {type(s).__name__} fine-tunes by {s.optimizer}, for which ERM's rate and momentum mean nothing: say optimizer={model.optimizer!r}, or name lr with keep_momentum=False."
+        )
+    if lr is None and model.schedule == "cosine":
+        raise ValueError(
+            f"this ERM's cosine schedule ends at a rate of 0, at which nothing is learnt: name lr, for example {model.lr / 10:g}."
+        )
     both = dict(best=model.model_, last=model.last_)
-    init_from, maps_from = check_choice("init_from", s.init_from, both), check_choice("maps_from", s.maps_from or s.init_from, both)
+    init_from, maps_from = (
+        check_choice("init_from", s.init_from, both),
+        check_choice("maps_from", s.maps_from or s.init_from, both),
+    )
     net = prepare_network(both[init_from], s, bench)
-    return net, net if maps_from == init_from else both[maps_from], model.optimizer_ if s.keep_momentum else None, float(model.history_.lr.iloc[-1]) if lr is None else lr
+    return (
+        net,
+        net if maps_from == init_from else both[maps_from],
+        model.optimizer_ if s.keep_momentum else None,
+        float(model.history_.lr.iloc[-1]) if lr is None else lr,
+    )
 
+# %% ../../nbs/methods/01_masktune.ipynb #bb92d070
 def _optimizer(net, settings, memory=None):
     opt = make_optimizer(net, settings)
-    if memory: opt.load_state_dict(opt.state_dict() | dict(state=memory["state"]))
+    if memory:
+        opt.load_state_dict(opt.state_dict() | dict(state=memory["state"]))
     return opt
 
-def _epoch_metrics(net, val, masks): return dict(val_accuracy=predict(net, val).accuracy, val_masked=masked_accuracy(net, val, masks))
+
+def _epoch_metrics(net, val, masks):
+    return dict(
+        val_accuracy=predict(net, val).accuracy,
+        val_masked=masked_accuracy(net, val, masks),
+    )
 
 # %% ../../nbs/methods/01_masktune.ipynb #4e6b1dd3
 @dataclass(kw_only=True)
 class MaskTune(NetworkMethod):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)"
-    preset:str = "ours"          # "ours", "paper" or "released_code": what stands for every None below but `lr`
-    epochs:int = 1               # passes over the masked training split, in each iteration
-    lr:float = None              # None: the last rate of the ERM it is given; ERM's default, .01, where it is given a bare network
-    n_std:float = 2.                 # hide what is hotter than mean + k standard deviations of its map
-    stats_over:str = None              # mean and deviation over "positive" heat or over "all" of the map
-    threshold_at:str = None                # threshold the enlarged map ("image") or the small one ("features")
-    top_fraction:float = None             # instead of k: the share of places to hide
-    fill:object = "black"        # "black", "blur", "mean" (of the training split), or one value a channel
-    method:str = "xgradcam"      # where the network looked: one of masktune.saliency_methods()
-    target:object = None         # whose logit is explained: "predicted", "label", or a class number
-    iterations:int = 1           # how often to look, hide and fine-tune
-    accumulate:bool = False      # later iterations look at images that are masked already, and hide both
-    maps_from:str = None             # whose maps, of a fitted ERM: its "best" (validation) or its "last" weights
-    init_from:str = None             # what is fine-tuned, of a fitted ERM: its "best" or its "last" weights
-    keep_momentum:bool = None    # go on with what ERM's optimiser remembers, where a fitted ERM is given
-    needs_trained = True
-    _moves = False               # whether masks are moved to random places
 
-    def fit(self,
-        model,             # a fitted ERM, or any trained network; it stays as it is
-        bench:Benchmark,   # train and val are used; no groups
-        checkpoint=None,   # folder to keep the state in and resume from
+    preset: str = "ours"  # "ours", "paper" or "released_code": what stands for every None below but `lr`
+    epochs: int = 1  # passes over the masked training split, in each iteration
+    lr: float = None  # None: the last rate of the ERM it is given; ERM's default, .01, where it is given a bare network
+    n_std: float = (
+        2.0  # hide what is hotter than mean + k standard deviations of its map
+    )
+    stats_over: str = (
+        None  # mean and deviation over "positive" heat or over "all" of the map
+    )
+    threshold_at: str = (
+        None  # threshold the enlarged map ("image") or the small one ("features")
+    )
+    top_fraction: float = None  # instead of k: the share of places to hide
+    fill: object = "black"  # "black", "blur", "mean" (of the training split), or one value a channel
+    method: str = (
+        "xgradcam"  # where the network looked: one of masktune.saliency_methods()
+    )
+    target: object = (
+        None  # whose logit is explained: "predicted", "label", or a class number
+    )
+    iterations: int = 1  # how often to look, hide and fine-tune
+    accumulate: bool = False  # later iterations look at images that are masked already, and hide both
+    maps_from: str = None  # whose maps, of a fitted ERM: its "best" (validation) or its "last" weights
+    init_from: str = None  # what is fine-tuned, of a fitted ERM: its "best" or its "last" weights
+    keep_momentum: bool = None  # go on with what ERM's optimiser remembers, where a fitted ERM is given
+    needs_trained = True
+    _moves = False  # whether masks are moved to random places
+
+    def fit(
+        self,
+        model,  # a fitted ERM, or any trained network; it stays as it is
+        bench: Benchmark,  # train and val are used; no groups
+        checkpoint=None,  # folder to keep the state in and resume from
     ):
         "Learns `model_`, `models_` and `masks_` (one for each iteration), `history_`, `settings_` (nothing left open)"
-        s = self.settings_ = replace(self, **{k: v for k, v in PRESETS[check_choice("preset", self.preset, PRESETS)].items() if getattr(self, k) is None})
+        s = self.settings_ = replace(
+            self,
+            **{
+                k: v
+                for k, v in PRESETS[
+                    check_choice("preset", self.preset, PRESETS)
+                ].items()
+                if getattr(self, k) is None
+            },
+        )
         net, looking, memory, s.lr = _begin(s, model, bench)
         opt, folder = _optimizer(net, s, memory), checkpoint and Path(checkpoint)
-        asked = compute_maps(looking, bench.val, s.method, file=folder and folder/"val_maps").masks(s._fill(bench))
+        asked = compute_maps(
+            looking, bench.val, s.method, file=folder and folder / "val_maps"
+        ).masks(s._fill(bench))
         self.masks_, self.models_, histories = [], [], []
         for i in range(s.iterations):
-            own = folder and folder/str(i)
+            own = folder and folder / str(i)
             self.masks_.append(s._masks(looking, bench, self.masks_, own))
-            history, _ = train(net, bench.train, s, transform=partial(s._hide, self.masks_[-1]), epoch_metrics=partial(_epoch_metrics, val=bench.val, masks=asked),
-                               checkpoint=own, label=f"{type(self).__name__}, seed {s.seed}", optimizer=opt)
-            histories.append(history.assign(iteration=i + 1, hidden=self.masks_[-1].masked_fraction()))
+            history, _ = train(
+                net,
+                bench.train,
+                s,
+                transform=partial(s._hide, self.masks_[-1]),
+                epoch_metrics=partial(_epoch_metrics, val=bench.val, masks=asked),
+                checkpoint=own,
+                label=f"{type(self).__name__}, seed {s.seed}",
+                optimizer=opt,
+            )
+            histories.append(
+                history.assign(
+                    iteration=i + 1, hidden=self.masks_[-1].masked_fraction()
+                )
+            )
             self.models_.append(copy.deepcopy(net).eval())
             looking, opt = net, opt if s.keep_momentum else _optimizer(net, s)
-        self.model_, self.history_ = self.models_[-1], pd.concat(histories, ignore_index=True)
+        self.model_, self.history_ = (
+            self.models_[-1],
+            pd.concat(histories, ignore_index=True),
+        )
         return self
 
-    def _fill(self, bench): return bench.mean if isinstance(self.fill, str) and self.fill == "mean" else self.fill
+    def _fill(self, bench):
+        return (
+            bench.mean
+            if isinstance(self.fill, str) and self.fill == "mean"
+            else self.fill
+        )
 
     def _masks(self, looking, bench, earlier, folder):
         "Where the network looks now, and what of it to hide"
         also = earlier[-1] if earlier and self.accumulate else None
-        maps = compute_maps(looking, bench.train, self.method, self.target, also, file=folder and folder/"maps")
-        return SaliencyMasks(maps, dict(n_std=self.n_std, stats_over=self.stats_over, threshold_at=self.threshold_at, top_fraction=self.top_fraction), self._fill(bench), also)
+        maps = compute_maps(
+            looking,
+            bench.train,
+            self.method,
+            self.target,
+            also,
+            file=folder and folder / "maps",
+        )
+        return SaliencyMasks(
+            maps,
+            dict(
+                n_std=self.n_std,
+                stats_over=self.stats_over,
+                threshold_at=self.threshold_at,
+                top_fraction=self.top_fraction,
+            ),
+            self._fill(bench),
+            also,
+        )
 
     def _hide(self, masks, batch, generator):
         "The batch with its masks hidden, then augmented"
-        return augment_batch(self, batch._replace(x=masks.apply(batch.x, batch.index, generator if self._moves else None)), generator)
+        return augment_batch(
+            self,
+            batch._replace(
+                x=masks.apply(
+                    batch.x, batch.index, generator if self._moves else None
+                )
+            ),
+            generator,
+        )
 
-    def select(self,
-        model,             # a fitted ERM, or any trained network
-        bench:Benchmark,   # train and val are used; no groups
-        **grid,            # what to try of each argument, e.g. lr=(.001, .01), k=(1, 2, 3)
+    def select(
+        self,
+        model,  # a fitted ERM, or any trained network
+        bench: Benchmark,  # train and val are used; no groups
+        **grid,  # what to try of each argument, e.g. lr=(.001, .01), k=(1, 2, 3)
     ):
         "The fit with the highest `val_masked` of all combinations; all fits are in its `tried_`, one a row of its `selection_`"
-        if other := {"fill", "method", "maps_from", "init_from", "preset"} & set(grid): raise ValueError(f"{', '.join(sorted(other))} decides what is hidden in the validation images that are asked, so such fits can't be compared by them: choose among lr, n_std, epochs, iterations.")
-        tried = [replace(self, **dict(zip(grid, values))).fit(model, bench) for values in progress(list(itertools.product(*grid.values())), "settings", unit="setting")]
+        if other := {"fill", "method", "maps_from", "init_from", "preset"} & set(
+            grid
+        ):
+            raise ValueError(
+                f"{', '.join(sorted(other))} decides what is hidden in the validation images that are asked, so such fits can't be compared by them: choose among lr, n_std, epochs, iterations."
+            )
+        tried = [
+            replace(self, **dict(zip(grid, values))).fit(model, bench)
+            for values in progress(
+                list(itertools.product(*grid.values())), "settings", unit="setting"
+            )
+        ]
         best = max(tried, key=lambda m: m.history_.val_masked.iloc[-1])
-        best.tried_, best.selection_ = tried, pd.DataFrame([{k: getattr(m, k) for k in grid} | m.history_.iloc[-1][["val_accuracy", "val_masked", "hidden"]].to_dict() | dict(chosen=m is best) for m in tried])
+        best.tried_, best.selection_ = (
+            tried,
+            pd.DataFrame(
+                [
+                    {k: getattr(m, k) for k in grid}
+                    | m.history_.iloc[-1][
+                        ["val_accuracy", "val_masked", "hidden"]
+                    ].to_dict()
+                    | dict(chosen=m is best)
+                    for m in tried
+                ]
+            ),
+        )
         return best
 
-# %% ../../nbs/methods/01_masktune.ipynb #9971758f
+# %% ../../nbs/methods/01_masktune.ipynb #439766be
 @dataclass(kw_only=True)
 class RandomMask(MaskTune):
     "The control: as MaskTune, but hides random places"
-    shape:str = "own"            # "own": each image's own mask, moved; "square": the released code's Cutout, see `random_squares`
+
+    shape: str = "own"  # "own": each image's own mask, moved; "square": the released code's Cutout, see `random_squares`
     _moves = True
 
     def _masks(self, looking, bench, earlier, folder):
-        if check_choice("shape", self.shape, ["own", "square"]) == "own": return super()._masks(looking, bench, earlier, folder)
+        if check_choice("shape", self.shape, ["own", "square"]) == "own":
+            return super()._masks(looking, bench, earlier, folder)
         return RandomSquares(bench.train.image_size, self._fill(bench))
 
+# %% ../../nbs/methods/01_masktune.ipynb #f913e366
 @dataclass
 class RandomSquares:
     "Stands where `SaliencyMasks` do, and hides a random square of every image"
-    size:tuple               # (H, W) of the pictures
-    fill:object="black"      # see `apply_mask`
 
-    def apply(self,
-        x,               # float N×C×H×W in [0, 1]
-        index,           # not used: the squares are drawn
-        moved,           # the generator that draws them
+    size: tuple  # (H, W) of the pictures
+    fill: object = "black"  # see `apply_mask`
+
+    def apply(
+        self,
+        x,  # float N×C×H×W in [0, 1]
+        index,  # not used: the squares are drawn
+        moved,  # the generator that draws them
     ):
         "The pictures with their squares hidden"
-        return apply_mask(x, random_squares(len(x), self.size, moved).to(x.device), self.fill)
+        return apply_mask(
+            x, random_squares(len(x), self.size, moved).to(x.device), self.fill
+        )
 
     def masked_fraction(self) -> float:
         "The share of all pixels that is hidden, on average"
-        return random_squares(4096, self.size, make_generator(0, "share")).float().mean().item()
+        return (
+            random_squares(4096, self.size, make_generator(0, "share"))
+            .float()
+            .mean()
+            .item()
+        )

@@ -20,47 +20,97 @@ from .heads import fit_head, head_as_network, stratified_halves
 
 # %% ../../nbs/methods/05_neurontune.ipynb #ded94239
 def neuron_deltas(
-    features:Features,   # rows to identify on
-    correct,             # N bools: whether the network was right
-) -> torch.Tensor:       # float K×D: median |v| on mistakes − median |v| on right answers; not a number for a class without either
+    features: Features,  # rows to identify on
+    correct,  # N bools: whether the network was right
+) -> torch.Tensor:  # float K×D: median |v| on mistakes − median |v| on right answers; not a number for a class without either
     "How much busier each feature is on a class's mistakes"
-    v, out = features.values.float().abs().numpy(), torch.full((len(features.class_names), features.width), float("nan"))
+    v, out = (
+        features.values.float().abs().numpy(),
+        torch.full((len(features.class_names), features.width), float("nan")),
+    )
     for k in range(len(out)):
-        wrong, right = (((features.labels == k) & (correct == is_right)).numpy() for is_right in (False, True))
-        if wrong.any() and right.any(): out[k] = torch.from_numpy(np.median(v[wrong], 0) - np.median(v[right], 0))
+        wrong, right = (
+            ((features.labels == k) & (correct == is_right)).numpy()
+            for is_right in (False, True)
+        )
+        if wrong.any() and right.any():
+            out[k] = torch.from_numpy(
+                np.median(v[wrong], 0) - np.median(v[right], 0)
+            )
     return out
 
+
 def sfit(
-    deltas:torch.Tensor, # of a head, K×D
+    deltas: torch.Tensor,  # of a head, K×D
 ) -> float:
     "NeuronTune's criterion without groups: Σ|δ| over features and classes, those without mistakes left out; higher is chosen"
     return deltas.nan_to_num().abs().sum().item()
 
-# %% ../../nbs/methods/05_neurontune.ipynb #50106708
+# %% ../../nbs/methods/05_neurontune.ipynb #eee78ece
 @dataclass(kw_only=True)
 class NeuronTune(HeadMethod):
     "Silence the features that are busier on mistakes, and fit the head again (Zheng et al. 2025)"
-    thresholds:tuple = (0.,)     # candidates for λ, in units of the features
-    combine:str = "union"        # silence what is above λ in any class ("union") or in all ("intersection")
-    reg_strengths:tuple = (.001, .01, .1)  # candidates for the ℓ2 penalty of the new head
-    tune_on:str = "train"        # "train", or "val": identify on one half of validation and tune on the other (the paper's †)
+
+    thresholds: tuple = (0.0,)  # candidates for λ, in units of the features
+    combine: str = "union"  # silence what is above λ in any class ("union") or in all ("intersection")
+    reg_strengths: tuple = (
+        0.001,
+        0.01,
+        0.1,
+    )  # candidates for the ℓ2 penalty of the new head
+    tune_on: str = "train"  # "train", or "val": identify on one half of validation and tune on the other (the paper's †)
 
     def _head(self, head, bench):
         "Learns `deltas_` (K×D) and `silenced_` (D bools) besides"
         identify, tune = bench.val, bench.train
-        if check_choice("tune_on", self.tune_on, ["train", "val"]) == "val": identify, tune = (bench.val.subset(rows) for rows in stratified_halves(bench.val, "classes", make_generator(self.seed, "halves")))
-        self.deltas_ = neuron_deltas(identify, predict(head_as_network(head), identify, 65536).correct)
+        if check_choice("tune_on", self.tune_on, ["train", "val"]) == "val":
+            identify, tune = (
+                bench.val.subset(rows)
+                for rows in stratified_halves(
+                    bench.val, "classes", make_generator(self.seed, "halves")
+                )
+            )
+        self.deltas_ = neuron_deltas(
+            identify, predict(head_as_network(head), identify, 65536).correct
+        )
         self._both(head, identify, bench.name)
-        busy = {λ: getattr(self.deltas_ > λ, "any" if check_choice("combine", self.combine, ["union", "intersection"]) == "union" else "all")(0) for λ in self.thresholds}
+        busy = {
+            λ: getattr(
+                self.deltas_ > λ,
+                "any"
+                if check_choice("combine", self.combine, ["union", "intersection"])
+                == "union"
+                else "all",
+            )(0)
+            for λ in self.thresholds
+        }
         rows, heads = [], []
         for λ, silenced in busy.items():
-            if silenced.all(): raise ValueError(f"all {len(silenced)} features are above λ = {λ}: nothing would be left. Take a higher threshold, or combine=\"intersection\".")
+            if silenced.all():
+                raise ValueError(
+                    f'all {len(silenced)} features are above λ = {λ}: nothing would be left. Take a higher threshold, or combine="intersection".'
+                )
             kept = _without(tune, silenced)
             for l2 in self.reg_strengths:
-                new = fit_head(kept, balanced_sample_weight(kept), l2=l2, standardize=_without(bench.train, silenced), n_classes=bench.n_classes, device=self.device)
+                new = fit_head(
+                    kept,
+                    balanced_sample_weight(kept),
+                    l2=l2,
+                    standardize=_without(bench.train, silenced),
+                    n_classes=bench.n_classes,
+                    device=self.device,
+                )
                 correct = predict(head_as_network(new), identify, 65536).correct
                 heads.append((new, silenced))
-                rows.append(dict(threshold=λ, silenced=int(silenced.sum()), l2=l2, sfit=sfit(neuron_deltas(identify, correct)), accuracy=correct.double().mean().item()))
+                rows.append(
+                    dict(
+                        threshold=λ,
+                        silenced=int(silenced.sum()),
+                        l2=l2,
+                        sfit=sfit(neuron_deltas(identify, correct)),
+                        accuracy=correct.double().mean().item(),
+                    )
+                )
         history = pd.DataFrame(rows)
         best = int(history.sfit.argmax())
         new, self.silenced_ = heads[best]
@@ -70,9 +120,27 @@ class NeuronTune(HeadMethod):
         "Refuse a class without mistakes, or without anything else"
         for k in self.deltas_.isnan().any(1).nonzero()[:, 0].tolist():
             n = int((identify.labels == k).sum())
-            what = "mistake" if (predict(head_as_network(head), identify, 65536).correct[identify.labels == k]).any() else "right answer"
-            raise ValueError(f"the network makes no {what} on the {n} validation rows of class {identify.class_names[k]!r} in {name}, and NeuronTune compares mistakes with right answers: give it a validation split where the shortcut lies more often, or a network that is trained {'less' if what == 'mistake' else 'more'}.")
+            what = (
+                "mistake"
+                if (
+                    predict(head_as_network(head), identify, 65536).correct[
+                        identify.labels == k
+                    ]
+                ).any()
+                else "right answer"
+            )
+            raise ValueError(
+                f"the network makes no {what} on the {n} validation rows of class {identify.class_names[k]!r} in {name}, and NeuronTune compares mistakes with right answers: give it a validation split where the shortcut lies more often, or a network that is trained {'less' if what == 'mistake' else 'more'}."
+            )
 
+# %% ../../nbs/methods/05_neurontune.ipynb #e847897d
 def _without(features, silenced):
     "The same rows with these features at zero"
-    return Features(features.values.masked_fill(silenced, 0), features.labels, features.groups, features.ids, features.class_names, features.group_names)
+    return Features(
+        features.values.masked_fill(silenced, 0),
+        features.labels,
+        features.groups,
+        features.ids,
+        features.class_names,
+        features.group_names,
+    )

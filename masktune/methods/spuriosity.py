@@ -19,34 +19,44 @@ from ..core.validation import check_choice
 from ..data.benchmark import Benchmark
 from ..data.split import Split
 from ..evaluation.metrics import Predictions, predict
-from .annotations import Annotations, _class_head, _encoder_fingerprint
+from masktune.methods.annotations import (
+    Annotations,
+    _class_head,
+    _encoder_fingerprint,
+)
 from .annotations import group_separating_features, top_features
 from .heads import Features, HeadMethod, extract_features
 from .heads import head_as_network, replace_head
 from ..models.wrap import wrap
 from ..plots.images import plot_rows
 
-# %% ../../nbs/methods/07_spuriosity.ipynb #27c6858b
+# %% ../../nbs/methods/07_spuriosity.ipynb #c1597a46
 def spuriosity_scores(
-    features:Features,  # of labelled images
-    spurious:dict,       # class number -> its spurious features
-) -> torch.Tensor:       # float N; not a number where the class has no spurious feature
+    features: Features,  # of labelled images
+    spurious: dict,  # class number -> its spurious features
+) -> torch.Tensor:  # float N; not a number where the class has no spurious feature
     "Mean z-score within the class over the class's spurious features (section 3.1)"
     score = torch.full((len(features),), float("nan"))
     for k, chosen in spurious.items():
         members = (features.labels == k).nonzero()[:, 0]
         r = features.values[members][:, chosen].double()
-        score[members] = ((r - r.mean(0))/r.std(0, correction=0).clamp(min=1e-9)).mean(1).float()
+        score[members] = (
+            ((r - r.mean(0)) / r.std(0, correction=0).clamp(min=1e-9))
+            .mean(1)
+            .float()
+        )
     return score
 
+# %% ../../nbs/methods/07_spuriosity.ipynb #8857da5f
 @dataclass
 class Ranking:
     "The images of each class, sorted by how much of the cue they show"
-    score:torch.Tensor       # float N: spuriosity
-    split:Split              # the images (or Features)
-    spurious:dict            # class number -> the features that it is made from
 
-    def order(self, k:int) -> torch.Tensor:
+    score: torch.Tensor  # float N: spuriosity
+    split: Split  # the images (or Features)
+    spurious: dict  # class number -> the features that it is made from
+
+    def order(self, k: int) -> torch.Tensor:
         "The images of class number `k`, most spurious first"
         members = (self.split.labels == k).nonzero()[:, 0]
         return members[self.score[members].argsort(descending=True, stable=True)]
@@ -56,122 +66,300 @@ class Ranking:
         s, parts = self.split, []
         for k in self.spurious:
             at = self.order(k).tolist()
-            group = {} if s.groups is None else dict(group=[s.group_names[g] for g in s.groups[at].tolist()])
-            parts.append(pd.DataFrame({"id": at if s.ids is None else [s.ids[i] for i in at], "class": s.class_names[k], **group, "spuriosity": self.score[at], "rank": range(1, len(at) + 1)}))
+            group = (
+                {}
+                if s.groups is None
+                else dict(group=[s.group_names[g] for g in s.groups[at].tolist()])
+            )
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "id": at if s.ids is None else [s.ids[i] for i in at],
+                        "class": s.class_names[k],
+                        **group,
+                        "spuriosity": self.score[at],
+                        "rank": range(1, len(at) + 1),
+                    }
+                )
+            )
         return pd.concat(parts, ignore_index=True)
 
-    def page(self, n:int=8):
+    def page(self, n: int = 8):
         "The most and the least spurious images of each class"
-        ends = [(f"{self.split.class_names[k]},\n{end}", at) for k in self.spurious for end, at in (("most", self.order(k)[:n]), ("least", self.order(k)[-n:]))]
-        return plot_rows({f"{j + 1}": [self.split[at[j]][0] for _, at in ends] for j in range(min(n, *(len(at) for _, at in ends)))}, labels=[name for name, _ in ends], scale=.9)
+        ends = [
+            (f"{self.split.class_names[k]},\n{end}", at)
+            for k in self.spurious
+            for end, at in (
+                ("most", self.order(k)[:n]),
+                ("least", self.order(k)[-n:]),
+            )
+        ]
+        return plot_rows(
+            {
+                f"{j + 1}": [self.split[at[j]][0] for _, at in ends]
+                for j in range(min(n, *(len(at) for _, at in ends)))
+            },
+            labels=[name for name, _ in ends],
+            scale=0.9,
+        )
 
-    def _repr_markdown_(self): return self.table().groupby("class", sort=False).head(3).to_markdown(index=False, floatfmt=".2f") + f"\n\n{int((~self.score.isnan()).sum()):,} ranked images of {len(self.spurious)} classes; the first three of each"
+    def _repr_markdown_(self):
+        return (
+            self.table()
+            .groupby("class", sort=False)
+            .head(3)
+            .to_markdown(index=False, floatfmt=".2f")
+            + f"\n\n{int((~self.score.isnan()).sum()):,} ranked images of {len(self.spurious)} classes; the first three of each"
+        )
 
 # %% ../../nbs/methods/07_spuriosity.ipynb #5903b45a
 def spurious_gap(
-    ranking:Ranking,     # of the images that were predicted
-    predictions:Predictions,  # of the same images
-    k:int=None,          # images at either end; None: a fifth of the class
-) -> pd.DataFrame:       # class, k, accuracies at both ends, gap
+    ranking: Ranking,  # of the images that were predicted
+    predictions: Predictions,  # of the same images
+    k: int = None,  # images at either end; None: a fifth of the class
+) -> pd.DataFrame:  # class, k, accuracies at both ends, gap
     "Accuracy on the most spurious minus that on the least spurious images, for each class with a spurious feature (section 3.2)"
-    if len(predictions) != len(ranking.score): raise ValueError(f"the ranking is of {len(ranking.score)} images and the predictions of {len(predictions)}: rank the split that was predicted.")
+    if len(predictions) != len(ranking.score):
+        raise ValueError(
+            f"the ranking is of {len(ranking.score)} images and the predictions of {len(predictions)}: rank the split that was predicted."
+        )
     correct, found = predictions.correct.double(), []
     for c in ranking.spurious:
         order, name = ranking.order(c), ranking.split.class_names[c]
-        n = max(1, len(order)//5) if k is None else k
-        if 2*n > len(order): raise ValueError(f"class {name!r} has {len(order)} ranked images, too few for two ends of {n}: ask for a smaller k.")
-        top, bottom = correct[order[:n]].mean().item(), correct[order[-n:]].mean().item()
-        found.append({"class": name, "k": n, "top": top, "bottom": bottom, "gap": top - bottom})
+        n = max(1, len(order) // 5) if k is None else k
+        if 2 * n > len(order):
+            raise ValueError(
+                f"class {name!r} has {len(order)} ranked images, too few for two ends of {n}: ask for a smaller k."
+            )
+        top, bottom = (
+            correct[order[:n]].mean().item(),
+            correct[order[-n:]].mean().item(),
+        )
+        found.append(
+            {
+                "class": name,
+                "k": n,
+                "top": top,
+                "bottom": bottom,
+                "gap": top - bottom,
+            }
+        )
     return pd.DataFrame(found)
 
-# %% ../../nbs/methods/07_spuriosity.ipynb #e7748906
+# %% ../../nbs/methods/07_spuriosity.ipynb #27848233
 @dataclass(kw_only=True)
 class SpuriosityRanking(HeadMethod):
     "Tune the head on the least spurious images of each class (Moayeri et al. 2023, section 5)"
-    spurious:object = None       # Annotations, their file, {class name: [features]}, or "groups": chosen by the groups of the images that are ranked; None: fit says how to get them
-    encoder:object = None        # the network whose features are ranked by, such as a robust one; None: the one that is tuned
-    top:int = 5                  # features looked at for each class, where groups choose
-    images:str = "least"         # which training images to tune on: "least" spurious; the controls "random" and "misclassified"
-    n:int = 100                  # images of each class to tune on
-    k:int = None                 # images at either end of the gap; None: a fifth of the class
-    gap:float = .05              # stop once the gap on validation is smaller
-    epochs:int = 100             # passes over the images, at most
-    lr:float = .01               # learning rate of SGD with momentum .9 (the released code: .001, on ImageNet)
-    batch_size:int = 128         # rows a step, and images at a time where features are computed
 
-    def fit(self,
-        model,             # a trained network, a fitted method, or an nn.Linear for a benchmark of Features; it stays as it is
-        bench:Benchmark,   # train is ranked and tuned on, the gap is that of val
-        checkpoint=None,   # folder to keep the pooled features in
+    spurious: object = None  # Annotations, their file, {class name: [features]}, or "groups": chosen by the groups of the images that are ranked; None: fit says how to get them
+    encoder: object = None  # the network whose features are ranked by, such as a robust one; None: the one that is tuned
+    top: int = 5  # features looked at for each class, where groups choose
+    images: str = "least"  # which training images to tune on: "least" spurious; the controls "random" and "misclassified"
+    n: int = 100  # images of each class to tune on
+    k: int = None  # images at either end of the gap; None: a fifth of the class
+    gap: float = 0.05  # stop once the gap on validation is smaller
+    epochs: int = 100  # passes over the images, at most
+    lr: float = 0.01  # learning rate of SGD with momentum .9 (the released code: .001, on ImageNet)
+    batch_size: int = (
+        128  # rows a step, and images at a time where features are computed
+    )
+
+    def fit(
+        self,
+        model,  # a trained network, a fitted method, or an nn.Linear for a benchmark of Features; it stays as it is
+        bench: Benchmark,  # train is ranked and tuned on, the gap is that of val
+        checkpoint=None,  # folder to keep the pooled features in
     ):
         "Learns `model_`, `spurious_` (class number -> features), `ranking_` (of train), `history_` (row 0: before)"
         check_choice("images", self.images, ["least", "random", "misclassified"])
-        if self.spurious is None: raise ValueError(_HOW)
+        if self.spurious is None:
+            raise ValueError(_HOW)
         net, rows = self._begin(model, bench, checkpoint)
-        self.encoder_ = net if self.encoder is None else wrap(getattr(self.encoder, "model_", self.encoder), size=bench.train.image_size[-1])
-        seen = rows if self.encoder is None else Benchmark(bench.name, *(extract_features(self.encoder_, s, self.batch_size, checkpoint and f"{checkpoint}/encoder {p}") for p, s in (("train", bench.train), ("val", bench.val))), {})
+        self.encoder_ = (
+            net
+            if self.encoder is None
+            else wrap(
+                getattr(self.encoder, "model_", self.encoder),
+                size=bench.train.image_size[-1],
+            )
+        )
+        seen = (
+            rows
+            if self.encoder is None
+            else Benchmark(
+                bench.name,
+                *(
+                    extract_features(
+                        self.encoder_,
+                        s,
+                        self.batch_size,
+                        checkpoint and f"{checkpoint}/encoder {p}",
+                    )
+                    for p, s in (("train", bench.train), ("val", bench.val))
+                ),
+                {},
+            )
+        )
         self.spurious_ = self._named(self.encoder_, seen.train)
-        self.ranking_, held = (Ranking(spuriosity_scores(f, self.spurious_), s, self.spurious_) for f, s in ((seen.train, bench.train), (seen.val, bench.val)))
-        head, self.history_ = self._tune(copy.deepcopy(net.head), rows, self._chosen(net.head, rows.train), held)
+        self.ranking_, held = (
+            Ranking(spuriosity_scores(f, self.spurious_), s, self.spurious_)
+            for f, s in ((seen.train, bench.train), (seen.val, bench.val))
+        )
+        head, self.history_ = self._tune(
+            copy.deepcopy(net.head), rows, self._chosen(net.head, rows.train), held
+        )
         self.model_ = replace_head(copy.deepcopy(net), head).eval()
         return self
 
-    def rank(self,
-        images,            # a Split, or a Benchmark for its training images
-        model=None,        # whose features to rank by; None: the encoder, or the network that was fitted
+    def rank(
+        self,
+        images,  # a Split, or a Benchmark for its training images
+        model=None,  # whose features to rank by; None: the encoder, or the network that was fitted
     ) -> Ranking:
         "Sort the images of each class by how much of the cue they show"
-        if isinstance(images, Benchmark): images = images.train
-        encoder = model if model is not None else self.encoder if self.encoder is not None else getattr(self, "encoder_", None)
-        if encoder is None: raise ValueError("a ranking needs a network to look through: rank(images, model), or SpuriosityRanking(encoder=model).")
-        encoder = wrap(getattr(encoder, "model_", encoder), size=images.image_size[-1])
+        if isinstance(images, Benchmark):
+            images = images.train
+        encoder = (
+            model
+            if model is not None
+            else self.encoder
+            if self.encoder is not None
+            else getattr(self, "encoder_", None)
+        )
+        if encoder is None:
+            raise ValueError(
+                "a ranking needs a network to look through: rank(images, model), or SpuriosityRanking(encoder=model)."
+            )
+        encoder = wrap(
+            getattr(encoder, "model_", encoder), size=images.image_size[-1]
+        )
         features = extract_features(encoder, images, self.batch_size)
-        named = self.spurious_ if model is None and hasattr(self, "spurious_") else self._named(encoder, features)
+        named = (
+            self.spurious_
+            if model is None and hasattr(self, "spurious_")
+            else self._named(encoder, features)
+        )
         return Ranking(spuriosity_scores(features, named), images, named)
 
-    def _repr_markdown_(self): return super()._repr_markdown_().replace(repr(self.encoder), "None" if self.encoder is None else f"a {type(self.encoder).__name__}")
+    def _repr_markdown_(self):
+        return (
+            super()
+            ._repr_markdown_()
+            .replace(
+                repr(self.encoder),
+                "None"
+                if self.encoder is None
+                else f"a {type(self.encoder).__name__}",
+            )
+        )
 
     def _named(self, encoder, features):
         "class number -> its spurious features, checked"
-        if self.spurious is None: raise ValueError(_HOW)
-        if isinstance(self.spurious, str) and self.spurious == "groups": named = group_separating_features(features, top_features(features, _class_head(encoder, features), self.top))
+        if self.spurious is None:
+            raise ValueError(_HOW)
+        if isinstance(self.spurious, str) and self.spurious == "groups":
+            named = group_separating_features(
+                features,
+                top_features(features, _class_head(encoder, features), self.top),
+            )
         else:
-            said = Annotations.load(self.spurious) if isinstance(self.spurious, (str, Path)) else self.spurious
-            if isinstance(said, Annotations) and said.made_from != _encoder_fingerprint(encoder): raise ValueError("these answers are about the features of another network: ask again with candidates(model, split), or name that network as encoder=.")
+            said = (
+                Annotations.load(self.spurious)
+                if isinstance(self.spurious, (str, Path))
+                else self.spurious
+            )
+            if isinstance(
+                said, Annotations
+            ) and said.made_from != _encoder_fingerprint(encoder):
+                raise ValueError(
+                    "these answers are about the features of another network: ask again with candidates(model, split), or name that network as encoder=."
+                )
             said = said.spurious if isinstance(said, Annotations) else said
-            named = {features.class_names.index(check_choice("class", c, features.class_names)): list(fs) for c, fs in said.items() if fs}
-            beyond = [f for fs in named.values() for f in fs if not 0 <= f < features.width]
-            if beyond: raise ValueError(f"there is no feature {beyond[0]} among {features.width}; features count from 0.")
+            named = {
+                features.class_names.index(
+                    check_choice("class", c, features.class_names)
+                ): list(fs)
+                for c, fs in said.items()
+                if fs
+            }
+            beyond = [
+                f
+                for fs in named.values()
+                for f in fs
+                if not 0 <= f < features.width
+            ]
+            if beyond:
+                raise ValueError(
+                    f"there is no feature {beyond[0]} among {features.width}; features count from 0."
+                )
         named = {k: fs for k, fs in named.items() if (features.labels == k).any()}
-        if not named: raise ValueError(f"no feature is called spurious for any class of these images, so there is nothing to rank by. {_HOW[0].upper() + _HOW[1:]}")
+        if not named:
+            raise ValueError(
+                f"no feature is called spurious for any class of these images, so there is nothing to rank by. {_HOW[0].upper() + _HOW[1:]}"
+            )
         return named
 
     def _chosen(self, head, features):
         "Which training rows to tune on"
         wrong, parts = ~predict(head_as_network(head), features, 65536).correct, []
         for k, name in enumerate(features.class_names):
-            members, draw = (features.labels == k).nonzero()[:, 0], make_generator(self.seed, "images", k)
+            members, draw = (
+                (features.labels == k).nonzero()[:, 0],
+                make_generator(self.seed, "images", k),
+            )
             if self.images == "misclassified":
                 members = members[wrong[members]]
-                if not len(members): raise ValueError(f"no training image of class {name!r} is misclassified, so this control has nothing to tune on; images=\"random\" has.")
+                if not len(members):
+                    raise ValueError(
+                        f'no training image of class {name!r} is misclassified, so this control has nothing to tune on; images="random" has.'
+                    )
             least = self.images == "least" and k in self.spurious_
-            parts.append(self.ranking_.order(k)[-self.n:] if least else members[torch.randperm(len(members), generator=draw)[:self.n]])
+            parts.append(
+                self.ranking_.order(k)[-self.n :]
+                if least
+                else members[torch.randperm(len(members), generator=draw)[: self.n]]
+            )
         return torch.cat(parts)
 
     def _tune(self, head, rows, chosen, held):
         "(head, history): SGD until the gap is small"
         net, learn, history = head_as_network(head), rows.train.subset(chosen), []
         x, y = learn.values.to(net.device).float(), learn.labels.to(net.device)
-        opt = torch.optim.SGD(head.parameters(), lr=self.lr, momentum=.9)
+        opt = torch.optim.SGD(head.parameters(), lr=self.lr, momentum=0.9)
         for epoch in range(self.epochs + 1):
-            for at in torch.randperm(len(y), generator=make_generator(self.seed, "order", epoch)).split(self.batch_size) if epoch else ():
+            for at in (
+                torch.randperm(
+                    len(y), generator=make_generator(self.seed, "order", epoch)
+                ).split(self.batch_size)
+                if epoch
+                else ()
+            ):
                 opt.zero_grad()
-                F.cross_entropy(head(x[at.to(x.device)]), y[at.to(x.device)]).backward()
+                F.cross_entropy(
+                    head(x[at.to(x.device)]), y[at.to(x.device)]
+                ).backward()
                 opt.step()
             said = predict(net, rows.val, 65536)
-            history.append(dict(epoch=epoch, gap=spurious_gap(held, said, self.k).gap.mean(), val_accuracy=said.accuracy))
-            if history[-1]["gap"] < self.gap: break
+            history.append(
+                dict(
+                    epoch=epoch,
+                    gap=spurious_gap(held, said, self.k).gap.mean(),
+                    val_accuracy=said.accuracy,
+                )
+            )
+            if history[-1]["gap"] < self.gap:
+                break
         return head, pd.DataFrame(history)
 
-_HOW = "nobody has said which features are spurious: answers = candidates(model, split), look at sheet(...) or ask(...), answers.mark(class, feature), then SpuriosityRanking(spurious=answers); where groups are known, spurious=\"groups\"."
-SpuriosityRanking.labels_used = property(lambda self: "class labels, " + ("groups of training" if isinstance(self.spurious, str) and self.spurious == "groups" else "answers about features"))
+# %% ../../nbs/methods/07_spuriosity.ipynb #1b111104
+_HOW = 'nobody has said which features are spurious: answers = candidates(model, split), look at sheet(...) or ask(...), answers.mark(class, feature), then SpuriosityRanking(spurious=answers); where groups are known, spurious="groups".'
+SpuriosityRanking.labels_used = property(
+    lambda self: (
+        "class labels, "
+        + (
+            "groups of training"
+            if isinstance(self.spurious, str) and self.spurious == "groups"
+            else "answers about features"
+        )
+    )
+)

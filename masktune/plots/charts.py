@@ -14,19 +14,62 @@ from matplotlib.ticker import MaxNLocator
 from .images import to_rgb
 
 # %% ../../nbs/plots/01_charts.ipynb #0475a72f
-COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]   # Okabe & Ito 2008
+COLORS = [
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+]  # Okabe & Ito 2008
 
 # %% ../../nbs/plots/01_charts.ipynb #8856a494
 def _horizontal_bars(names, groups, columns, unit, titles):
     "`plot_bars` for many methods: a line each, a panel for each column"
     n, at = groups.size(), np.arange(len(names))
-    fig, axes = plt.subplots(1, len(columns), sharey=True, squeeze=False, figsize=(2 + 2.4*len(columns), .9 + .28*len(names)), layout="constrained")
+    fig, axes = plt.subplots(
+        1,
+        len(columns),
+        sharey=True,
+        squeeze=False,
+        figsize=(2 + 2.4 * len(columns), 0.9 + 0.28 * len(names)),
+        layout="constrained",
+    )
     for ax, column, title in zip(axes[0], columns, titles or columns):
         each = [groups.get_group(name)[column].to_numpy(float) for name in names]
-        ax.barh(at, [v.mean() for v in each], .75, color=COLORS[0], xerr=[v.std(ddof=1) if len(v) > 1 else 0 for v in each], capsize=2, error_kw=dict(lw=1))
-        ax.scatter(np.concatenate(each), np.repeat(at, [len(v) for v in each]), s=7, color="black", alpha=.6, zorder=3, lw=0)
-        low, high = min(0, *map(np.min, each)), max(100 if min(map(np.min, each)) >= 0 else 0, *map(np.max, each))
-        for y, v in zip(at, each): ax.text(1.03, y, f"{v.mean():.0f}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
+        ax.barh(
+            at,
+            [v.mean() for v in each],
+            0.75,
+            color=COLORS[0],
+            xerr=[v.std(ddof=1) if len(v) > 1 else 0 for v in each],
+            capsize=2,
+            error_kw=dict(lw=1),
+        )
+        ax.scatter(
+            np.concatenate(each),
+            np.repeat(at, [len(v) for v in each]),
+            s=7,
+            color="black",
+            alpha=0.6,
+            zorder=3,
+            lw=0,
+        )
+        low, high = (
+            min(0, *map(np.min, each)),
+            max(100 if min(map(np.min, each)) >= 0 else 0, *map(np.max, each)),
+        )
+        for y, v in zip(at, each):
+            ax.text(
+                1.03,
+                y,
+                f"{v.mean():.0f}",
+                va="center",
+                fontsize=8,
+                transform=ax.get_yaxis_transform(),
+            )
         ax.set(xlim=(low, high), title=title, xlabel=unit)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_yticks(at, [f"{name} (n={n[name]})" for name in names])
@@ -36,48 +79,102 @@ def _horizontal_bars(names, groups, columns, unit, titles):
 
 # %% ../../nbs/plots/01_charts.ipynb #01b17631
 def plot_bars(
-    table:pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
-    columns,         # what is measured; one cluster of bars each
-    by:str="method", # one bar in every cluster for each value of this column, in order of appearance
-    unit:str="accuracy, %",  # label of the vertical axis
-    titles=None,     # names of the clusters, where they should differ from `columns`
+    table: pd.DataFrame,  # one row a measurement: a column `by`, a number in each of `columns`
+    columns,  # what is measured; one cluster of bars each
+    by: str = "method",  # one bar in every cluster for each value of this column, in order of appearance
+    unit: str = "accuracy, %",  # label of the vertical axis
+    titles=None,  # names of the clusters, where they should differ from `columns`
 ):
     "Means as bars, every single measurement as a dot, the standard deviation as a whisker where there are two or more"
-    names, groups = list(dict.fromkeys(table[by])), table.groupby(by, sort=False)[list(columns)]
-    if len(names) > 5: return _horizontal_bars(names, groups, columns, unit, titles)
+    names, groups = (
+        list(dict.fromkeys(table[by])),
+        table.groupby(by, sort=False)[list(columns)],
+    )
+    if len(names) > 5:
+        return _horizontal_bars(names, groups, columns, unit, titles)
     n, at = groups.size(), np.arange(len(columns))
-    width, wide = .8/len(names), 1.2 + len(columns)*max(1.5, .3 + .36*len(names))
+    width, wide = (
+        0.8 / len(names),
+        1.2 + len(columns) * max(1.5, 0.3 + 0.36 * len(names)),
+    )
     fig, ax = plt.subplots(figsize=(wide, 3.2), layout="constrained")
     for i, name in enumerate(names):
         values = groups.get_group(name).to_numpy(float)
-        x = at + (i - (len(names) - 1)/2)*width
-        mean, sd = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else None
-        ax.bar(x, mean, width*.92, color=COLORS[i], label=f"{name} (n={n[name]})", yerr=sd, capsize=3, error_kw=dict(lw=1))
-        ax.scatter(np.tile(x, len(values)), values.ravel(), s=7, color="black", alpha=.6, zorder=3, lw=0)
+        x = at + (i - (len(names) - 1) / 2) * width
+        mean, sd = (
+            values.mean(0),
+            values.std(0, ddof=1) if len(values) > 1 else None,
+        )
+        ax.bar(
+            x,
+            mean,
+            width * 0.92,
+            color=COLORS[i],
+            label=f"{name} (n={n[name]})",
+            yerr=sd,
+            capsize=3,
+            error_kw=dict(lw=1),
+        )
+        ax.scatter(
+            np.tile(x, len(values)),
+            values.ravel(),
+            s=7,
+            color="black",
+            alpha=0.6,
+            zorder=3,
+            lw=0,
+        )
         ink = "black" if sum(to_rgb(COLORS[i])) > 1.5 else "white"
-        for xi, m in zip(x, mean): ax.text(xi, 1, f"{m:.0f}", ha="center", va="bottom", fontsize=8, color=ink, bbox=dict(facecolor=COLORS[i], edgecolor="none", pad=.5))
+        for xi, m in zip(x, mean):
+            ax.text(
+                xi,
+                1,
+                f"{m:.0f}",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=ink,
+                bbox=dict(facecolor=COLORS[i], edgecolor="none", pad=0.5),
+            )
     ax.set_xticks(at, titles or columns)
     ax.set_ylabel(unit)
     ax.set_ylim(0, max(100, table[list(columns)].to_numpy().max()))
     ax.spines[["top", "right"]].set_visible(False)
-    fig.legend(loc="outside upper center", ncols=min(len(names), max(2, int(wide/1.8))), frameon=False, fontsize=9)
+    fig.legend(
+        loc="outside upper center",
+        ncols=min(len(names), max(2, int(wide / 1.8))),
+        frameon=False,
+        fontsize=9,
+    )
     plt.close(fig)
     return fig
 
 # %% ../../nbs/plots/01_charts.ipynb #4db108f2
 def plot_curves(
-    lines:dict,      # name -> list of numbers
-    x=None,          # where they stand; None: 1, 2, 3, ...
-    xlabel:str="epoch", ylabel:str="accuracy, %",  # the axes
+    lines: dict,  # name -> list of numbers
+    x=None,  # where they stand; None: 1, 2, 3, ...
+    xlabel: str = "epoch",
+    ylabel: str = "accuracy, %",  # the axes
 ):
     "Lines with a legend, in the order given"
     fig, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
     for i, (name, ys) in enumerate(lines.items()):
         colour, again = COLORS[i % len(COLORS)], "--" if i >= len(COLORS) else "-"
-        ax.plot(x if x is not None else range(1, len(ys) + 1), ys, again, marker="o", ms=3, lw=1.5, color=colour, label=name)
-    ax.set_xlabel(xlabel); ax.set_ylabel(ylabel)
+        ax.plot(
+            x if x is not None else range(1, len(ys) + 1),
+            ys,
+            again,
+            marker="o",
+            ms=3,
+            lw=1.5,
+            color=colour,
+            label=name,
+        )
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
     ax.spines[["top", "right"]].set_visible(False)
-    if all(float(v).is_integer() for v in ax.lines[0].get_xdata()): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if all(float(v).is_integer() for v in ax.lines[0].get_xdata()):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     fig.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     plt.close(fig)
     return fig

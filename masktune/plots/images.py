@@ -15,77 +15,124 @@ HEAT_COLORMAP = "inferno"
 
 # %% ../../nbs/plots/00_images.ipynb #1f4fb38e
 def to_rgb(
-    image,           # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
-) -> np.ndarray:     # H×W×3 floats in [0, 1]
+    image,  # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
+) -> np.ndarray:  # H×W×3 floats in [0, 1]
     "An image as matplotlib likes it"
-    a = np.asarray(image.detach().cpu() if isinstance(image, torch.Tensor) else image)
-    a = a/255 if a.dtype == np.uint8 else a.astype(float)
-    if a.ndim == 2: a = a[None]
-    return np.repeat(a, 3, 0).transpose(1, 2, 0) if len(a) == 1 else a[:3].transpose(1, 2, 0)
+    a = np.asarray(
+        image.detach().cpu() if isinstance(image, torch.Tensor) else image
+    )
+    a = a / 255 if a.dtype == np.uint8 else a.astype(float)
+    if a.ndim == 2:
+        a = a[None]
+    return (
+        np.repeat(a, 3, 0).transpose(1, 2, 0)
+        if len(a) == 1
+        else a[:3].transpose(1, 2, 0)
+    )
 
 # %% ../../nbs/plots/00_images.ipynb #7e64b992
 def plot_grid(
-    images,          # N pictures
-    titles=None,     # N captions
-    columns:int=8,   # pictures a row
-    scale:float=1.2, # inches a picture
+    images,  # N pictures
+    titles=None,  # N captions
+    columns: int = 8,  # pictures a row
+    scale: float = 1.2,  # inches a picture
 ):
     "A sheet of pictures"
-    n, rows = len(images), -(-len(images)//columns)
-    extra = .28 if titles is not None else 0
-    fig, axes = plt.subplots(rows, columns, figsize=(columns*scale, rows*(scale + extra)), squeeze=False, layout="constrained")
-    for ax in axes.flat: ax.axis("off")
+    n, rows = len(images), -(-len(images) // columns)
+    extra = 0.28 if titles is not None else 0
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * scale, rows * (scale + extra)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax in axes.flat:
+        ax.axis("off")
     for i, ax in zip(range(n), axes.flat):
         ax.imshow(to_rgb(images[i]), interpolation="nearest", vmin=0, vmax=1)
-        if titles is not None: ax.set_title(titles[i], fontsize=8)
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=8)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/plots/00_images.ipynb #e4e6bacc
 def overlay_heatmap(
-    image,           # the picture
-    heat,            # h×w map ≥ 0, of any size; scaled by its largest value
-    strength:float=.65,  # how much the heat covers the picture where it is strongest
-) -> np.ndarray:     # H×W×3 floats in [0, 1]
+    image,  # the picture
+    heat,  # h×w map ≥ 0, of any size; scaled by its largest value
+    strength: float = 0.65,  # how much the heat covers the picture where it is strongest
+) -> np.ndarray:  # H×W×3 floats in [0, 1]
     "The picture in grey, with the map over it: the brighter the colour, the more the network relied on the place"
-    base = to_rgb(image).mean(2, keepdims=True).repeat(3, 2)*.6
+    base = to_rgb(image).mean(2, keepdims=True).repeat(3, 2) * 0.6
     heat = torch.as_tensor(heat).detach().cpu().float()[None, None]
-    heat = torch.nn.functional.interpolate(heat, base.shape[:2], mode="bilinear", align_corners=False)[0, 0].numpy()
-    heat = heat/max(heat.max(), 1e-12)
-    alpha = strength*heat[..., None]**.5
-    return (1 - alpha)*base + alpha*plt.get_cmap(HEAT_COLORMAP)(heat)[..., :3]
+    heat = torch.nn.functional.interpolate(
+        heat, base.shape[:2], mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    heat = heat / max(heat.max(), 1e-12)
+    alpha = strength * heat[..., None] ** 0.5
+    return (1 - alpha) * base + alpha * plt.get_cmap(HEAT_COLORMAP)(heat)[..., :3]
+
 
 def overlay_mask(
-    image,           # the picture
-    mask,            # H×W bool, True = hidden
-    color=(0., .45, .70),  # of the hidden part
-) -> np.ndarray:     # H×W×3 floats in [0, 1]
+    image,  # the picture
+    mask,  # H×W bool, True = hidden
+    color=(0.0, 0.45, 0.70),  # of the hidden part
+) -> np.ndarray:  # H×W×3 floats in [0, 1]
     "The picture with what the mask hides painted over, in a colour that pictures rarely have"
-    a, m = to_rgb(image).copy(), np.asarray(torch.as_tensor(mask).cpu()).astype(bool)
+    a, m = (
+        to_rgb(image).copy(),
+        np.asarray(torch.as_tensor(mask).cpu()).astype(bool),
+    )
     a[m] = color
     return a
 
 # %% ../../nbs/plots/00_images.ipynb #fa7a0683
 def plot_rows(
-    columns:dict,    # column title -> N pictures (H×W×3 arrays or tensors as in `to_rgb`)
-    captions:dict={},# column title -> N captions; "✗ ..." is set in red
-    labels=None,     # N labels at the left
-    scale:float=1.25,# inches a picture
+    columns: dict,  # column title -> N pictures (H×W×3 arrays or tensors as in `to_rgb`)
+    captions: dict = {},  # column title -> N captions; "✗ ..." is set in red
+    labels=None,  # N labels at the left
+    scale: float = 1.25,  # inches a picture
 ):
     "One row an image, one column a question"
     n = len(next(iter(columns.values())))
-    fig, axes = plt.subplots(n, len(columns), figsize=(len(columns)*scale + .9, n*(scale + .22)), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        n,
+        len(columns),
+        figsize=(len(columns) * scale + 0.9, n * (scale + 0.22)),
+        squeeze=False,
+        layout="constrained",
+    )
     for j, (title, pictures) in enumerate(columns.items()):
         for i in range(n):
             ax, image = axes[i, j], pictures[i]
-            is_rgb = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3
-            ax.imshow(image if is_rgb else to_rgb(image), interpolation="nearest", vmin=0, vmax=1)
-            ax.set_xticks([]); ax.set_yticks([])
-            for side in ax.spines.values(): side.set_visible(False)
-            if i == 0: ax.set_title(title, fontsize=10)
+            is_rgb = (
+                isinstance(image, np.ndarray)
+                and image.ndim == 3
+                and image.shape[2] == 3
+            )
+            ax.imshow(
+                image if is_rgb else to_rgb(image),
+                interpolation="nearest",
+                vmin=0,
+                vmax=1,
+            )
+            ax.set_xticks([])
+            ax.set_yticks([])
+            for side in ax.spines.values():
+                side.set_visible(False)
+            if i == 0:
+                ax.set_title(title, fontsize=10)
             if title in captions:
                 text = captions[title][i]
-                ax.set_xlabel(text, fontsize=8, labelpad=2, color="#B03000" if text.startswith("✗") else "#222222")
-            if labels is not None and j == 0: ax.set_ylabel(labels[i], fontsize=8, rotation=0, ha="right", va="center")
+                ax.set_xlabel(
+                    text,
+                    fontsize=8,
+                    labelpad=2,
+                    color="#B03000" if text.startswith("✗") else "#222222",
+                )
+            if labels is not None and j == 0:
+                ax.set_ylabel(
+                    labels[i], fontsize=8, rotation=0, ha="right", va="center"
+                )
     plt.close(fig)
     return fig

@@ -23,57 +23,97 @@ from ..saliency.masking import threshold_maps
 
 # %% ../../nbs/plots/02_sheets.ipynb #5276daa4
 def feature_maps(
-    model,               # any network
-    x,                   # float N×C×H×W in [0, 1]
-    feature:int,         # number of the pooled feature
-) -> torch.Tensor:       # float N×h×w ≥ 0
+    model,  # any network
+    x,  # float N×C×H×W in [0, 1]
+    feature: int,  # number of the pooled feature
+) -> torch.Tensor:  # float N×h×w ≥ 0
     "Where a pooled feature is active"
     net = copy.deepcopy(wrap(model, size=x.shape[-1]))
     only = F.one_hot(torch.tensor([feature]), net.head.in_features).float()
-    return cam(replace_head(net, linear_from_weights(only, torch.zeros(1))), x, "layercam", 0)
+    return cam(
+        replace_head(net, linear_from_weights(only, torch.zeros(1))),
+        x,
+        "layercam",
+        0,
+    )
 
 # %% ../../nbs/plots/02_sheets.ipynb #9b5e2a7e
 def plot_feature_sheet(
-    model,               # any network
-    split:Split,         # images to show
-    klass:str,           # name of the class
-    features,            # numbers of pooled features
-    n:int=5,             # images at either end
-    pooled_features:Features=None,  # of the split, where they are there already
+    model,  # any network
+    split: Split,  # images to show
+    klass: str,  # name of the class
+    features,  # numbers of pooled features
+    n: int = 5,  # images at either end
+    pooled_features: Features = None,  # of the split, where they are there already
 ):
     "For each feature the images of a class that activate it most and least, with its map"
     values = (pooled_features or extract_features(model, split)).values.float()
-    members = (split.labels == split.class_names.index(check_choice("class", klass, split.class_names))).nonzero()[:, 0]
+    members = (
+        split.labels
+        == split.class_names.index(check_choice("class", klass, split.class_names))
+    ).nonzero()[:, 0]
     lines, device = [], wrap(model, size=split.image_size[-1]).device
     for f in features:
         order = members[values[members, f].argsort(descending=True, stable=True)]
-        x = next(split.subset(torch.cat([order[:n], order[-n:]])).batches(2*n)).x
+        x = next(split.subset(torch.cat([order[:n], order[-n:]])).batches(2 * n)).x
         heat = feature_maps(model, x.to(device), f).cpu()
-        lines.append([overlay_heatmap(i, h, .65*float(h.max()/heat.max().clamp(min=1e-12))) for i, h in zip(x, heat)])
-    titles = [f"most {i + 1}" for i in range(n)] + [f"least {n - i}" for i in range(n)]
-    return plot_rows({t: [line[j] for line in lines] for j, t in enumerate(titles)}, labels=[f"feature {f}" for f in features], scale=.9)
+        lines.append(
+            [
+                overlay_heatmap(
+                    i, h, 0.65 * float(h.max() / heat.max().clamp(min=1e-12))
+                )
+                for i, h in zip(x, heat)
+            ]
+        )
+    titles = [f"most {i + 1}" for i in range(n)] + [
+        f"least {n - i}" for i in range(n)
+    ]
+    return plot_rows(
+        {t: [line[j] for line in lines] for j, t in enumerate(titles)},
+        labels=[f"feature {f}" for f in features],
+        scale=0.9,
+    )
 
 # %% ../../nbs/plots/02_sheets.ipynb #4a1388a2
 def plot_saliency_comparison(
-    nets:dict,       # name -> network; the first is the one whose map is thresholded
-    split:Split,     # where to pick images from
-    each:int=2,      # images of every group, or class
-    n_std:float=2.,      # hide what is hotter than mean + k standard deviations
+    nets: dict,  # name -> network; the first is the one whose map is thresholded
+    split: Split,  # where to pick images from
+    each: int = 2,  # images of every group, or class
+    n_std: float = 2.0,  # hide what is hotter than mean + k standard deviations
 ):
     "Heat maps of several networks on the same images, with what each answers"
-    numbers, names = (split.labels, split.class_names) if split.groups is None else (split.groups, split.group_names)
+    numbers, names = (
+        (split.labels, split.class_names)
+        if split.groups is None
+        else (split.groups, split.group_names)
+    )
+
     def members(g):
         at = (numbers == g).nonzero()[:, 0]
-        return at[torch.linspace(.1, .9, min(each, len(at))).mul(len(at)).long()]      # spread: many sets are in the order of their classes
+        return at[
+            torch.linspace(0.1, 0.9, min(each, len(at))).mul(len(at)).long()
+        ]  # spread: many sets are in the order of their classes
+
     picked = split.subset(torch.cat([members(g) for g in numbers.unique()]))
     device = next(iter(nets.values())).device
     b = next(picked.batches(len(picked), device=device))
-    pictures, captions = {"input": b.x}, {"input": [names[g] for g in (b.y if split.groups is None else b.group)]}
+    pictures, captions = (
+        {"input": b.x},
+        {"input": [names[g] for g in (b.y if split.groups is None else b.group)]},
+    )
     for i, (name, net) in enumerate(nets.items()):
         heat = cam(net, b.x)
-        pictures[f"{name} looks"] = [overlay_heatmap(x, h) for x, h in zip(b.x, heat)]
-        captions[f"{name} looks"] = [f"{'✓' if p == y else '✗'} {split.class_names[p]}" for p, y in zip(predict(net, picked).predicted, picked.labels)]
+        pictures[f"{name} looks"] = [
+            overlay_heatmap(x, h) for x, h in zip(b.x, heat)
+        ]
+        captions[f"{name} looks"] = [
+            f"{'✓' if p == y else '✗'} {split.class_names[p]}"
+            for p, y in zip(predict(net, picked).predicted, picked.labels)
+        ]
         if i == 0:
             mask = threshold_maps(heat, b.x.shape[2:], n_std=n_std)
-            pictures["hidden"], captions["hidden"] = [overlay_mask(x, m) for x, m in zip(b.x, mask)], [f"{100*m:.0f} %" for m in mask.float().mean((1, 2))]
+            pictures["hidden"], captions["hidden"] = (
+                [overlay_mask(x, m) for x, m in zip(b.x, mask)],
+                [f"{100 * m:.0f} %" for m in mask.float().mean((1, 2))],
+            )
     return plot_rows(pictures, captions, scale=1.5)

@@ -12,132 +12,211 @@ from ..core.validation import check_choice
 from ..models.network import eval_mode
 from ..models.wrap import wrap
 
-# %% ../../nbs/saliency/00_cam.ipynb #6ff97faa
-def _weighed(A, weights): return torch.einsum("nchw,nc->nhw", A, weights)
+# %% ../../nbs/saliency/00_cam.ipynb #1cc8d7b3
+def _weighed(A, weights):
+    return torch.einsum("nchw,nc->nhw", A, weights)
 
-def _gradcam(A, G): return _weighed(A, G.mean((2, 3)))
 
-def _xgradcam(A, G): return _weighed(A, (G*A).sum((2, 3))/(A.sum((2, 3)) + 1e-7))
+def _gradcam(A, G):
+    return _weighed(A, G.mean((2, 3)))
+
+
+def _xgradcam(A, G):
+    return _weighed(A, (G * A).sum((2, 3)) / (A.sum((2, 3)) + 1e-7))
+
 
 def _gradcam_plus_plus(A, G):
     G = G.expand_as(A)
-    share = G**2/(2*G**2 + A.sum((2, 3), keepdim=True)*G**3 + 1e-6)
-    return _weighed(A, (G.relu()*torch.where(G != 0, share, 0)).sum((2, 3)))
+    share = G**2 / (2 * G**2 + A.sum((2, 3), keepdim=True) * G**3 + 1e-6)
+    return _weighed(A, (G.relu() * torch.where(G != 0, share, 0)).sum((2, 3)))
 
-def _layercam(A, G): return (G.relu()*A).sum(1)
 
-_FORMULAS = {"cam": _gradcam, "gradcam": _gradcam, "xgradcam": _xgradcam, "gradcam++": _gradcam_plus_plus, "layercam": _layercam}   # CAM: only behind a mean pool, where it is Grad-CAM
+def _layercam(A, G):
+    return (G.relu() * A).sum(1)
 
+
+_FORMULAS = {
+    "cam": _gradcam,
+    "gradcam": _gradcam,
+    "xgradcam": _xgradcam,
+    "gradcam++": _gradcam_plus_plus,
+    "layercam": _layercam,
+}  # CAM: only behind a mean pool, where it is Grad-CAM
+
+# %% ../../nbs/saliency/00_cam.ipynb #0162287d
 def _weight_maps(
-    A,               # N×C×h×w feature maps
-    G,               # N×C×h×w gradients of the logit, or N×C×1×1 where they are the same everywhere
-    method:str,      # one of FORMULAS
-) -> torch.Tensor:   # N×h×w, ≥ 0
+    A,  # N×C×h×w feature maps
+    G,  # N×C×h×w gradients of the logit, or N×C×1×1 where they are the same everywhere
+    method: str,  # one of FORMULAS
+) -> torch.Tensor:  # N×h×w, ≥ 0
     "CAM (Zhou 2016), Grad-CAM (Selvaraju 2017), Grad-CAM++ (Chattopadhay 2018), XGrad-CAM (Fu 2020), LayerCAM (Jiang 2021)"
     with torch.autocast(A.device.type, enabled=False):
-        A, G = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (A, G))
+        A, G = (
+            t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+            for t in (A, G)
+        )
         return _FORMULAS[method](A, G).relu()
 
-# %% ../../nbs/saliency/00_cam.ipynb #4cb84c44
+# %% ../../nbs/saliency/00_cam.ipynb #fe06090b
 def _pools_by_mean(model, A):
     "Whether `model.pool` is the mean over places"
-    noise = torch.randn(2, *A.shape[1:], generator=torch.Generator().manual_seed(0)).to(A)
-    try: pooled = model.pool(noise)
-    except RuntimeError: return False
-    return pooled.shape == noise.shape[:2] and torch.allclose(pooled, noise.mean((2, 3)), atol=1e-5)
+    noise = torch.randn(
+        2, *A.shape[1:], generator=torch.Generator().manual_seed(0)
+    ).to(A)
+    try:
+        pooled = model.pool(noise)
+    except RuntimeError:
+        return False
+    return pooled.shape == noise.shape[:2] and torch.allclose(
+        pooled, noise.mean((2, 3)), atol=1e-5
+    )
+
 
 def _target_classes(logits, target):
     "N class numbers: the predicted ones, or those given"
-    if target is None: return logits.argmax(1)
+    if target is None:
+        return logits.argmax(1)
     chosen = torch.as_tensor(target, device=logits.device).expand(len(logits))
-    if chosen.min() < 0 or chosen.max() >= logits.shape[1]: raise ValueError(f"target {int(chosen.max())} is no class of a network with {logits.shape[1]}; classes count from 0.")
+    if chosen.min() < 0 or chosen.max() >= logits.shape[1]:
+        raise ValueError(
+            f"target {int(chosen.max())} is no class of a network with {logits.shape[1]}; classes count from 0."
+        )
     return chosen
 
+# %% ../../nbs/saliency/00_cam.ipynb #6f77b20f
 def _maps(model, x, method, target):
     "(N×h×w maps, N×K logits) through pool and head alone"
     with torch.no_grad():
         A = model.features(x)
         if model.token_norm is None and _pools_by_mean(model, A):
             logits = model.head(model.pool(A))
-            G = model.head.weight[_target_classes(logits, target)][:, :, None, None]/A[0, 0].numel()
+            G = (
+                model.head.weight[_target_classes(logits, target)][:, :, None, None]
+                / A[0, 0].numel()
+            )
             return _weight_maps(A, G, method), logits
-    if method == "cam": raise ValueError("CAM needs a network whose pool is the mean over places; gradcam and xgradcam are the same thing for any other.")
+    if method == "cam":
+        raise ValueError(
+            "CAM needs a network whose pool is the mean over places; gradcam and xgradcam are the same thing for any other."
+        )
     with torch.enable_grad():
-        if model.token_norm is None: logits = model.head(model.pool(A := A.requires_grad_()))
-        else: A, logits = _through_tokens(model, A)
-        G, = torch.autograd.grad(logits.gather(1, _target_classes(logits, target)[:, None]).sum(), A)
+        if model.token_norm is None:
+            logits = model.head(model.pool(A := A.requires_grad_()))
+        else:
+            A, logits = _through_tokens(model, A)
+        (G,) = torch.autograd.grad(
+            logits.gather(1, _target_classes(logits, target)[:, None]).sum(), A
+        )
     A, G, logits = A.detach(), G.detach(), logits.detach()
-    if model.token_norm is not None: A, G = (_tokens_to_maps(t, x) for t in (A, G))
+    if model.token_norm is not None:
+        A, G = (_tokens_to_maps(t, x) for t in (A, G))
     return _weight_maps(A, G, method), logits
 
 # %% ../../nbs/saliency/00_cam.ipynb #4ae3e9e1
 def _through_tokens(model, tokens):
     "(output of the last block's first norm, logits), with a graph from the one to the other"
     held = {}
+
     def hold(layer, args, out):
         held["A"] = out.detach().requires_grad_()
         return held["A"]
+
     hook = model.neck.get_submodule(model.token_norm).register_forward_hook(hold)
-    try: logits = model.head(model.pool(tokens))
-    finally: hook.remove()
+    try:
+        logits = model.head(model.pool(tokens))
+    finally:
+        hook.remove()
     return held["A"], logits
+
 
 def _tokens_to_maps(tokens, x):
     "N×T×C tokens -> N×C×h×w; class and register tokens come first and are left out"
     H, W = x.shape[2:]
-    h = int((tokens.shape[1]*H/W)**.5)
-    w = h*W//H
-    return tokens[:, tokens.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))
+    h = int((tokens.shape[1] * H / W) ** 0.5)
+    w = h * W // H
+    return tokens[:, tokens.shape[1] - h * w :].transpose(1, 2).unflatten(2, (h, w))
 
-# %% ../../nbs/saliency/00_cam.ipynb #d4958414
+# %% ../../nbs/saliency/00_cam.ipynb #57e3d0b4
 def _library_methods():
     "name -> class, for what pytorch-grad-cam has and the list above has not"
     import pytorch_grad_cam as lib
     from pytorch_grad_cam.base_cam import BaseCAM
-    found = {name.lower(): c for name, c in vars(lib).items() if isinstance(c, type) and issubclass(c, BaseCAM)}
-    return {n: c for n, c in found.items() if n not in (*_FORMULAS, "gradcamplusplus", "fullgrad")}
 
+    found = {
+        name.lower(): c
+        for name, c in vars(lib).items()
+        if isinstance(c, type) and issubclass(c, BaseCAM)
+    }
+    return {
+        n: c
+        for n, c in found.items()
+        if n not in (*_FORMULAS, "gradcamplusplus", "fullgrad")
+    }
+
+# %% ../../nbs/saliency/00_cam.ipynb #434ad48a
 def _library_maps(model, x, method, target):
     "(N×h×w maps in [0, 1], N×K logits) by pytorch-grad-cam; parameters' gradients and flags stay as they are"
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-    with torch.no_grad(): A, logits = model.features(x), model(x)
+
+    with torch.no_grad():
+        A, logits = model.features(x), model(x)
     tokens = model.token_norm is not None
     h, w = (_tokens_to_maps(A, x) if tokens else A).shape[2:]
-    small = type(method, (_library_methods()[method],), dict(get_target_width_height=lambda self, x: (w, h)))   # the map before its resize
+    small = type(
+        method,
+        (_library_methods()[method],),
+        dict(get_target_width_height=lambda self, x: (w, h)),
+    )  # the map before its resize
     layer = model.neck.get_submodule(model.token_norm) if tokens else model.backbone
     before = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     try:
-        for p in model.parameters(): p.requires_grad_(False)
-        with small(model, [layer], reshape_transform=(lambda t: _tokens_to_maps(t, x)) if tokens else None) as explain:
-            maps = explain(x.detach().clone().requires_grad_(), [ClassifierOutputTarget(int(k)) for k in _target_classes(logits, target)])
+        for p in model.parameters():
+            p.requires_grad_(False)
+        with small(
+            model,
+            [layer],
+            reshape_transform=(lambda t: _tokens_to_maps(t, x)) if tokens else None,
+        ) as explain:
+            maps = explain(
+                x.detach().clone().requires_grad_(),
+                [
+                    ClassifierOutputTarget(int(k))
+                    for k in _target_classes(logits, target)
+                ],
+            )
     finally:
-        for p, grad, needed in before: p.grad = grad; p.requires_grad_(needed)
+        for p, grad, needed in before:
+            p.grad = grad
+            p.requires_grad_(needed)
     return torch.from_numpy(maps).to(x.device), logits
 
+# %% ../../nbs/saliency/00_cam.ipynb #5d9a3549
 def saliency_methods() -> list:
     "The names that `cam` knows"
     return [*_FORMULAS, *sorted(_library_methods())]
 
 # %% ../../nbs/saliency/00_cam.ipynb #166122e0
 def _maps_and_logits(
-    model,           # any classifier
-    x,               # float N×C×H×W in [0, 1]
-    method:str="xgradcam",  # one of saliency_methods()
-    target=None,     # class whose logit is explained: None for the predicted one, a number, or N numbers
-):                   # (float N×h×w maps ≥ 0, N×K logits)
+    model,  # any classifier
+    x,  # float N×C×H×W in [0, 1]
+    method: str = "xgradcam",  # one of saliency_methods()
+    target=None,  # class whose logit is explained: None for the predicted one, a number, or N numbers
+):  # (float N×h×w maps ≥ 0, N×K logits)
     "Where `model` looks, and what it says; see `cam`"
     ours = method in _FORMULAS
-    if not ours: check_choice("method", method, saliency_methods())
+    if not ours:
+        check_choice("method", method, saliency_methods())
     model = wrap(model, size=x.shape[-1])
     with eval_mode(model), torch.inference_mode(False):
         x = (x.clone() if x.is_inference() else x).to(model.device)
         return (_maps if ours else _library_maps)(model, x, method, target)
 
+
 def cam(
-    model,           # any classifier: ours, torchvision's, timm's, your own
-    x,               # float N×C×H×W in [0, 1]
-    method:str="xgradcam",  # one of saliency_methods()
-    target=None,     # class whose logit is explained: None for the predicted one, a number, or N numbers
-) -> torch.Tensor:   # float N×h×w ≥ 0
+    model,  # any classifier: ours, torchvision's, timm's, your own
+    x,  # float N×C×H×W in [0, 1]
+    method: str = "xgradcam",  # one of saliency_methods()
+    target=None,  # class whose logit is explained: None for the predicted one, a number, or N numbers
+) -> torch.Tensor:  # float N×h×w ≥ 0
     "Where `model` looks, at the resolution of its features; the model is left as it was"
     return _maps_and_logits(model, x, method, target)[0]

@@ -30,132 +30,225 @@ from ..training.augment import View
 @dataclass
 class SaliencyMaps:
     "One small map for every image of a split"
-    values:torch.Tensor      # half N×h×w, each scaled to [0, 1]
-    correct:torch.Tensor     # N bools: whether the prediction was right
-    size:tuple               # (H, W) of the pictures
-    made_from:dict           # what they belong to: weights and images (fingerprints), method, target, view
-    box:tuple=None           # the part of the picture that the network saw; None: all of it
-    agreement:float=None     # share of mask pixels (k=2) that agree with `cam` in full precision, on the first images
 
-    def __len__(self): return len(self.values)
+    values: torch.Tensor  # half N×h×w, each scaled to [0, 1]
+    correct: torch.Tensor  # N bools: whether the prediction was right
+    size: tuple  # (H, W) of the pictures
+    made_from: dict  # what they belong to: weights and images (fingerprints), method, target, view
+    box: tuple = (
+        None  # the part of the picture that the network saw; None: all of it
+    )
+    agreement: float = None  # share of mask pixels (k=2) that agree with `cam` in full precision, on the first images
+
+    def __len__(self):
+        return len(self.values)
+
     @property
     def blank(self):
         "How many maps are zero everywhere: nothing spoke for the class"
         return int((self.values.amax((1, 2)) == 0).sum())
 
-    def masks(self, fill="black", **rule) -> "Masks":
-        "Masks by a rule: k, over, at, top as in `threshold_maps`, and what to fill them with"
+    def masks(self, fill="black", **rule) -> "SaliencyMasks":
+        "Masks by a rule: n_std, stats_over, threshold_at, top_fraction as in `threshold_maps`, and what to fill them with"
         return SaliencyMasks(self, rule, fill)
 
     def save(self, path):
         "Keep them in one file"
-        with atomic_write(path) as temp: torch.save(vars(self), temp)
+        with atomic_write(path) as temp:
+            torch.save(vars(self), temp)
 
     @classmethod
     def load(cls, path, **made_from):
         "The maps in a file; refused if they were made from anything else than what is named"
-        try: kept = torch.load(path, weights_only=True)
-        except FileNotFoundError: raise FileNotFoundError(f"there are no maps at {path}.") from None
-        except Exception as e: raise ValueError(f"{path} is damaged or holds no maps ({type(e).__name__}).") from None
+        try:
+            kept = torch.load(path, weights_only=True)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there are no maps at {path}.") from None
+        except Exception as e:
+            raise ValueError(
+                f"{path} is damaged or holds no maps ({type(e).__name__})."
+            ) from None
         for what, value in made_from.items():
-            if kept["made_from"][what] != value: raise ValueError(f"{path} is stale: it was made from other {what}. Delete it, or name another file.")
+            if kept["made_from"][what] != value:
+                raise ValueError(
+                    f"{path} is stale: it was made from other {what}. Delete it, or name another file."
+                )
         return cls(**kept)
 
     def _repr_markdown_(self):
         h, w = self.values.shape[1:]
         notes = f"; {self.blank} are blank" if self.blank else ""
-        notes += f"; {100*self.agreement:.2f} % of mask pixels agree with full precision"
-        return f"{len(self):,} maps of {h}×{w} for pictures of {self.size[0]}×{self.size[1]}, {2*h*w} bytes each, by {self.made_from['method']}{notes}"
+        notes += f"; {100 * self.agreement:.2f} % of mask pixels agree with full precision"
+        return f"{len(self):,} maps of {h}×{w} for pictures of {self.size[0]}×{self.size[1]}, {2 * h * w} bytes each, by {self.made_from['method']}{notes}"
 
 # %% ../../nbs/saliency/02_maps.ipynb #8b54a142
 @dataclass
 class SaliencyMasks:
     "Masks that are made when they are asked for"
-    maps:SaliencyMaps                # where the network looked
-    rule:dict                # k, over, at, top: see `threshold_maps`
-    fill:object="black"      # see `apply_mask`
-    previous:"Masks"=None        # masks of an earlier iteration, hidden as well
 
-    def __len__(self): return len(self.maps)
+    maps: SaliencyMaps  # where the network looked
+    rule: dict  # k, over, at, top: see `threshold_maps`
+    fill: object = "black"  # see `apply_mask`
+    previous: "SaliencyMasks" = (
+        None  # masks of an earlier iteration, hidden as well
+    )
+
+    def __len__(self):
+        return len(self.maps)
 
     def __getitem__(self, index):
         "bool N×H×W for the images at `index`, True = hidden"
         maps, size, box = self.maps.values[index], self.maps.size, self.maps.box
-        if box is None: masks = threshold_maps(maps, size, **self.rule)
-        else: masks = uncrop_mask(threshold_maps(maps, (box[2] - box[0], box[3] - box[1]), **self.rule), box, size)
+        if box is None:
+            masks = threshold_maps(maps, size, **self.rule)
+        else:
+            masks = uncrop_mask(
+                threshold_maps(
+                    maps, (box[2] - box[0], box[3] - box[1]), **self.rule
+                ),
+                box,
+                size,
+            )
         return masks | self.previous[index] if self.previous else masks
 
-    def apply(self, x, index, moved:torch.Generator=None):
+    def apply(self, x, index, moved: torch.Generator = None):
         "The pictures `x` of the images at `index` with their masks hidden; `moved`: each mask at a random place instead"
         masks = self[index]
-        if moved is not None: masks = relocate_masks(masks, moved)
+        if moved is not None:
+            masks = relocate_masks(masks, moved)
         return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
 
     def masked_fraction(self) -> float:
         "How much of the pictures is hidden, on average"
         parts = torch.arange(len(self)).split(1024)
-        return sum(self[p].float().sum().item() for p in parts)/(len(self)*self.maps.size[0]*self.maps.size[1])
+        return sum(self[p].float().sum().item() for p in parts) / (
+            len(self) * self.maps.size[0] * self.maps.size[1]
+        )
 
-# %% ../../nbs/saliency/02_maps.ipynb #e98b70af
+# %% ../../nbs/saliency/02_maps.ipynb #c7b7f030
 def _inference_copy(model):
     "A copy for looking only: batch norm folded into the convolutions, channels_last; 1.5 to 2 times as fast on a CPU"
     fast = copy.deepcopy(model).eval()
-    with contextlib.suppress(Exception): fast.backbone = fuse(fast.backbone)   # a backbone built by hand may be opaque to torch.fx: it stays as it is
+    with contextlib.suppress(Exception):
+        fast.backbone = fuse(
+            fast.backbone
+        )  # a backbone built by hand may be opaque to torch.fx: it stays as it is
     return fast.to(memory_format=torch.channels_last)
+
 
 def _mask_agreement(fast, exact, size):
     "Share of mask pixels that are the same"
-    return (threshold_maps(fast[:len(exact)], size) == threshold_maps(_normalised_halves(exact), size)).float().mean().item()
+    return (
+        (
+            threshold_maps(fast[: len(exact)], size)
+            == threshold_maps(_normalised_halves(exact), size)
+        )
+        .float()
+        .mean()
+        .item()
+    )
+
 
 def _normalised_halves(maps):
     "Each map scaled to [0, 1], as half floats"
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return ((maps - low)/(high - low).clamp(min=1e-7)).half().cpu()
+    return ((maps - low) / (high - low).clamp(min=1e-7)).half().cpu()
 
+# %% ../../nbs/saliency/02_maps.ipynb #1d0cc4f2
 def _resume_maps(part, made_from, batch_size, total):
     "(maps, rightness, agreement) of the whole batches that an interrupted pass has left"
-    if not (part and part.exists()): return [], [], None
+    if not (part and part.exists()):
+        return [], [], None
     kept = SaliencyMaps.load(part, **made_from)
-    n = len(kept) if len(kept) == total else len(kept)//batch_size*batch_size
+    n = len(kept) if len(kept) == total else len(kept) // batch_size * batch_size
     return [kept.values[:n]], [kept.correct[:n]], kept.agreement
 
 # %% ../../nbs/saliency/02_maps.ipynb #acb12ec6
 def compute_maps(
-    model,               # any classifier
-    split:Split,         # the images
-    method:str="xgradcam",   # one of saliency_methods()
+    model,  # any classifier
+    split: Split,  # the images
+    method: str = "xgradcam",  # one of saliency_methods()
     target="predicted",  # whose logit is explained: "predicted", "label", or a class number
-    masks:SaliencyMasks=None,    # hide these first (the masks of an earlier iteration)
-    view:View=None,      # the part of each picture that the network is shown; None: all of it
-    batch_size:int=256,  # images at a time
-    bf16:bool=None,      # autocast to bfloat16; None: on a GPU, but not on a CPU
-    file=None,           # where to keep the result
+    masks: SaliencyMasks = None,  # hide these first (the masks of an earlier iteration)
+    view: View = None,  # the part of each picture that the network is shown; None: all of it
+    batch_size: int = 256,  # images at a time
+    bf16: bool = None,  # autocast to bfloat16; None: on a GPU, but not on a CPU
+    file=None,  # where to keep the result
 ) -> SaliencyMaps:
     "Where `model` looks in every image of `split`, for about the price of a forward pass"
     model, size = wrap(model, size=split.image_size[-1]), split.image_size
-    if isinstance(target, str): check_choice("target", target, ["predicted", "label"])
-    if bf16 is None: bf16 = model.device.type == "cuda"
-    made_from = dict(weights=fingerprint(model), images=split.fingerprint(), method=method, target=target if target != "label" else fingerprint(split.labels),
-                     view=repr(view), masks=repr(masks and (masks.rule, masks.fill, masks.maps.made_from)), bf16=bf16)
-    if file and Path(file).exists(): return SaliencyMaps.load(file, **made_from)
+    if isinstance(target, str):
+        check_choice("target", target, ["predicted", "label"])
+    if bf16 is None:
+        bf16 = model.device.type == "cuda"
+    made_from = dict(
+        weights=fingerprint(model),
+        images=split.fingerprint(),
+        method=method,
+        target=target if target != "label" else fingerprint(split.labels),
+        view=repr(view),
+        masks=repr(masks and (masks.rule, masks.fill, masks.maps.made_from)),
+        bf16=bf16,
+    )
+    if file and Path(file).exists():
+        return SaliencyMaps.load(file, **made_from)
     part = None if not file or distributed_state() else Path(f"{file}.part")
     values, correct, agreed = _resume_maps(part, made_from, batch_size, len(split))
     fast, box, seldom = _inference_copy(model), view and view.box(*size), Throttle()
-    def result(): return SaliencyMaps(torch.cat(values), torch.cat(correct), size, made_from, box, agreed)
+
+    def result():
+        return SaliencyMaps(
+            torch.cat(values), torch.cat(correct), size, made_from, box, agreed
+        )
+
     with progress(None, "looking", len(split), "image") as bar:
         bar.update(done := sum(map(len, values)))
-        for b in split.batches(batch_size, device=model.device, skip_batches=-(-done//batch_size), channels_last=True, shard=rank_and_world_size()):
+        for b in split.batches(
+            batch_size,
+            device=model.device,
+            skip_batches=-(-done // batch_size),
+            channels_last=True,
+            shard=rank_and_world_size(),
+        ):
             x = masks.apply(b.x, b.index) if masks else b.x
             x = view(x) if view else x
-            chosen = None if target == "predicted" else b.y if target == "label" else target
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16): maps, logits = _maps_and_logits(fast, x, method, chosen)
-            if maps[0].numel() == 1: raise ValueError(f"the network's last feature map is 1×1 for images of {x.shape[2]}×{x.shape[3]} pixels, so it can't say where it looked: give it larger images, or another network.")
-            values.append(_normalised_halves(maps)); correct.append((logits.argmax(1) == b.y).cpu())
-            if agreed is None: agreed = _mask_agreement(values[-1], _maps_and_logits(model, x[:32], method, chosen[:32] if isinstance(chosen, torch.Tensor) else chosen)[0], size)
+            chosen = (
+                None
+                if target == "predicted"
+                else b.y
+                if target == "label"
+                else target
+            )
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+                maps, logits = _maps_and_logits(fast, x, method, chosen)
+            if maps[0].numel() == 1:
+                raise ValueError(
+                    f"the network's last feature map is 1×1 for images of {x.shape[2]}×{x.shape[3]} pixels, so it can't say where it looked: give it larger images, or another network."
+                )
+            values.append(_normalised_halves(maps))
+            correct.append((logits.argmax(1) == b.y).cpu())
+            if agreed is None:
+                agreed = _mask_agreement(
+                    values[-1],
+                    _maps_and_logits(
+                        model,
+                        x[:32],
+                        method,
+                        chosen[:32] if isinstance(chosen, torch.Tensor) else chosen,
+                    )[0],
+                    size,
+                )
             bar.update(len(b.y))
-            if part: seldom(lambda: result().save(part))
-    values, correct, agreed = gather_across_ranks(values), gather_across_ranks(correct), gather_across_ranks([agreed])[0]
+            if part:
+                seldom(lambda: result().save(part))
+    values, correct, agreed = (
+        gather_across_ranks(values),
+        gather_across_ranks(correct),
+        gather_across_ranks([agreed])[0],
+    )
     maps = result()
-    if file and rank_and_world_size()[0] == 0: maps.save(file)
-    if part: part.unlink(missing_ok=True)
+    if file and rank_and_world_size()[0] == 0:
+        maps.save(file)
+    if part:
+        part.unlink(missing_ok=True)
     return maps

@@ -11,56 +11,90 @@ import torch.nn.functional as F
 
 from ..core.validation import check_choice
 
-# %% ../../nbs/saliency/01_masking.ipynb #173e75b5
+# %% ../../nbs/saliency/01_masking.ipynb #2f021dfc
 def upsample_maps(
-    maps,            # N×h×w
-    size,            # (H, W) in pixels
-) -> torch.Tensor:   # float N×H×W
+    maps,  # N×h×w
+    size,  # (H, W) in pixels
+) -> torch.Tensor:  # float N×H×W
     "Maps at the size of the picture, bilinear between the centres of their cells"
-    return F.interpolate(maps[:, None].float(), tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    return F.interpolate(
+        maps[:, None].float(), tuple(size), mode="bilinear", align_corners=False
+    )[:, 0]
 
+# %% ../../nbs/saliency/01_masking.ipynb #5b2f7bfa
 def threshold_maps(
-    maps,                # N×h×w maps ≥ 0
-    size,                # (H, W) of the mask in pixels
-    n_std:float=2.,          # standard deviations above the mean
-    stats_over:str="positive", # mean and deviation over "positive" heat or over "all" of the map
-    threshold_at:str="image",      # threshold the enlarged map ("image") or the small one ("features")
-    top_fraction:float=None,      # instead of k: the share of places to hide, the hottest ones
-) -> torch.Tensor:       # bool N×H×W, True = hidden
+    maps,  # N×h×w maps ≥ 0
+    size,  # (H, W) of the mask in pixels
+    n_std: float = 2.0,  # standard deviations above the mean
+    stats_over: str = "positive",  # mean and deviation over "positive" heat or over "all" of the map
+    threshold_at: str = "image",  # threshold the enlarged map ("image") or the small one ("features")
+    top_fraction: float = None,  # instead of k: the share of places to hide, the hottest ones
+) -> torch.Tensor:  # bool N×H×W, True = hidden
     "The places whose heat exceeds mean + k·std of their map (Asgari et al. 2022, section 3; `over` and `at` as in its released code)"
-    check_choice("over", stats_over, ["positive", "all"]); check_choice("at", threshold_at, ["image", "features"])
-    heat = (upsample_maps(maps, size) if threshold_at == "image" else maps.float()).flatten(1)
+    check_choice("over", stats_over, ["positive", "all"])
+    check_choice("at", threshold_at, ["image", "features"])
+    heat = (
+        upsample_maps(maps, size) if threshold_at == "image" else maps.float()
+    ).flatten(1)
     if top_fraction is not None:
-        n = round(top_fraction*heat.shape[1])
-        mask = torch.zeros_like(heat, dtype=torch.bool).scatter_(1, heat.topk(n).indices, True) & (heat > 0)
+        n = round(top_fraction * heat.shape[1])
+        mask = torch.zeros_like(heat, dtype=torch.bool).scatter_(
+            1, heat.topk(n).indices, True
+        ) & (heat > 0)
     else:
-        counted = (heat > 0).float() if stats_over == "positive" else torch.ones_like(heat)
+        counted = (
+            (heat > 0).float()
+            if stats_over == "positive"
+            else torch.ones_like(heat)
+        )
         n = counted.sum(1, keepdim=True).clamp(min=1)
-        mean = (heat*counted).sum(1, keepdim=True)/n
-        std = ((heat - mean).square_().mul_(counted).sum(1, keepdim=True)/n).sqrt()
-        mask = heat > mean + n_std*std
-    mask = mask.view(len(maps), *(size if threshold_at == "image" else maps.shape[1:]))
-    return mask if threshold_at == "image" else F.interpolate(mask[:, None].float(), tuple(size))[:, 0].bool()
+        mean = (heat * counted).sum(1, keepdim=True) / n
+        std = (
+            (heat - mean).square_().mul_(counted).sum(1, keepdim=True) / n
+        ).sqrt()
+        mask = heat > mean + n_std * std
+    mask = mask.view(
+        len(maps), *(size if threshold_at == "image" else maps.shape[1:])
+    )
+    return (
+        mask
+        if threshold_at == "image"
+        else F.interpolate(mask[:, None].float(), tuple(size))[:, 0].bool()
+    )
 
 # %% ../../nbs/saliency/01_masking.ipynb #dcc038b1
 def apply_mask(
-    x,               # float N×C×H×W in [0, 1]
-    mask,            # bool N×H×W, True = hidden
-    fill="black",    # "black", "blur", or one value a channel, such as the data set's mean
-) -> torch.Tensor:   # like x
+    x,  # float N×C×H×W in [0, 1]
+    mask,  # bool N×H×W, True = hidden
+    fill="black",  # "black", "blur", or one value a channel, such as the data set's mean
+) -> torch.Tensor:  # like x
     "The pictures with the masked pixels filled"
     if fill == "blur":
-        from torchvision.transforms.v2.functional import gaussian_blur     # torchvision takes seconds to import
-        other = gaussian_blur(x, 2*(x.shape[-1]//4) + 1, x.shape[-1]/8)
-    elif isinstance(fill, str): other = x.new_zeros(()) if check_choice("fill", fill, ["black", "blur", "a value for each channel"]) == "black" else None
-    else: other = torch.as_tensor(fill, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
+        from torchvision.transforms.v2.functional import (
+            gaussian_blur,
+        )  # torchvision takes seconds to import
+
+        other = gaussian_blur(x, 2 * (x.shape[-1] // 4) + 1, x.shape[-1] / 8)
+    elif isinstance(fill, str):
+        other = (
+            x.new_zeros(())
+            if check_choice(
+                "fill", fill, ["black", "blur", "a value for each channel"]
+            )
+            == "black"
+            else None
+        )
+    else:
+        other = torch.as_tensor(fill, dtype=x.dtype, device=x.device).view(
+            1, -1, 1, 1
+        )
     return torch.where(mask[:, None], other, x)
 
 # %% ../../nbs/saliency/01_masking.ipynb #4a0adafc
 def relocate_masks(
-    mask,            # bool N×H×W
-    generator:torch.Generator=None,  # a CPU generator
-) -> torch.Tensor:   # bool N×H×W
+    mask,  # bool N×H×W
+    generator: torch.Generator = None,  # a CPU generator
+) -> torch.Tensor:  # bool N×H×W
     "Each mask at a random place where all of it is still inside the picture"
     n, H, W = mask.shape
     moved = mask
@@ -68,34 +102,43 @@ def relocate_masks(
         used = mask.any(3 - dim).int()
         first, last = used.argmax(1), length - 1 - used.flip(1).argmax(1)
         free = (length - (last - first)).clamp(max=length)
-        target = (torch.rand(n, generator=generator).to(mask.device)*free).long()
-        source = (torch.arange(length, device=mask.device) - (target - first)[:, None]) % length
-        moved = moved.gather(dim, source[:, :, None].expand(n, H, W) if dim == 1 else source[:, None].expand(n, H, W))
+        target = (torch.rand(n, generator=generator).to(mask.device) * free).long()
+        source = (
+            torch.arange(length, device=mask.device) - (target - first)[:, None]
+        ) % length
+        moved = moved.gather(
+            dim,
+            source[:, :, None].expand(n, H, W)
+            if dim == 1
+            else source[:, None].expand(n, H, W),
+        )
     return moved
 
 # %% ../../nbs/saliency/01_masking.ipynb #38b21299
 def random_squares(
-    n:int,           # how many masks
-    size,            # (H, W) in pixels
-    generator:torch.Generator=None,  # a CPU generator
-    sides=(1/14, 1/2),   # shortest and longest side, as shares of H
-) -> torch.Tensor:   # bool n×H×W, True = hidden
+    n: int,  # how many masks
+    size,  # (H, W) in pixels
+    generator: torch.Generator = None,  # a CPU generator
+    sides=(1 / 14, 1 / 2),  # shortest and longest side, as shares of H
+) -> torch.Tensor:  # bool n×H×W, True = hidden
     "A square each; what would stick out of the picture is cut off"
     H, W = size
-    low, high = (round(s*H) for s in sides)
+    low, high = (round(s * H) for s in sides)
     side = torch.randint(low, high + 1, (n, 1), generator=generator)
+
     def inside(length):
-        start = torch.randint(length, (n, 1), generator=generator) - side//2
+        start = torch.randint(length, (n, 1), generator=generator) - side // 2
         place = torch.arange(length)
         return (place >= start) & (place < start + side)
+
     return inside(H)[:, :, None] & inside(W)[:, None]
 
 # %% ../../nbs/saliency/01_masking.ipynb #ad469a3e
 def uncrop_mask(
-    mask,            # bool N×h×w, in the frame of the view
-    box,             # where the view lies: (top, left, bottom, right)
-    size,            # (H, W) of the picture
-) -> torch.Tensor:   # bool N×H×W
+    mask,  # bool N×h×w, in the frame of the view
+    box,  # where the view lies: (top, left, bottom, right)
+    size,  # (H, W) of the picture
+) -> torch.Tensor:  # bool N×H×W
     "A view's mask in the frame of the picture; outside the view nothing is hidden"
     top, left, bottom, right = box
     return F.pad(mask, (left, size[1] - right, top, size[0] - bottom))

@@ -15,46 +15,112 @@ import torch.nn.functional as F
 @dataclass(frozen=True)
 class View:
     "The part of a picture that a network is shown: resized, and the centre cropped"
-    crop:int             # side of what the network sees, in pixels
-    resize:int=None      # the picture's short side before the crop; None: the same as `crop`
 
-    def _scale(self, H, W): return (self.resize or self.crop)/min(H, W)
+    crop: int  # side of what the network sees, in pixels
+    resize: int = (
+        None  # the picture's short side before the crop; None: the same as `crop`
+    )
+
+    def _scale(self, H, W):
+        return (self.resize or self.crop) / min(H, W)
 
     def __call__(self, x):
         "N×C×H×W -> N×C×crop×crop"
         s = self._scale(*x.shape[2:])
-        x = F.interpolate(x, (round(x.shape[2]*s), round(x.shape[3]*s)), mode="bilinear", antialias=True, align_corners=False)
-        top, left = (x.shape[2] - self.crop)//2, (x.shape[3] - self.crop)//2
-        return x[:, :, top:top + self.crop, left:left + self.crop]
+        x = F.interpolate(
+            x,
+            (round(x.shape[2] * s), round(x.shape[3] * s)),
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
+        )
+        top, left = (x.shape[2] - self.crop) // 2, (x.shape[3] - self.crop) // 2
+        return x[:, :, top : top + self.crop, left : left + self.crop]
 
     def box(self, H, W):
         "(top, left, bottom, right) of the view in a picture of H×W pixels"
         s = self._scale(H, W)
-        h, w = round(H*s), round(W*s)
-        top, left = (h - self.crop)//2, (w - self.crop)//2
-        return tuple(round(v) for v in (top*H/h, left*W/w, (top + self.crop)*H/h, (left + self.crop)*W/w))
+        h, w = round(H * s), round(W * s)
+        top, left = (h - self.crop) // 2, (w - self.crop) // 2
+        return tuple(
+            round(v)
+            for v in (
+                top * H / h,
+                left * W / w,
+                (top + self.crop) * H / h,
+                (left + self.crop) * W / w,
+            )
+        )
 
 # %% ../../nbs/training/03_augment.ipynb #50385002
 @dataclass(frozen=True)
 class Augment:
     "Random crop, flip, rotation and shift, one draw an image"
-    scale:tuple=(1., 1.)     # share of the picture's area that a crop keeps, from-to
-    ratio:tuple=(3/4, 4/3)   # of a crop's width to its height, from-to; used when `scale` is below 1
-    flip:float=.5            # probability of a mirror image
-    degrees:float=0.         # largest rotation
-    shift:float=0.           # largest shift, as a share of the side
-    pad:int=0                # largest shift in whole pixels, as in "random crop with padding"
+
+    scale: tuple = (
+        1.0,
+        1.0,
+    )  # share of the picture's area that a crop keeps, from-to
+    ratio: tuple = (
+        3 / 4,
+        4 / 3,
+    )  # of a crop's width to its height, from-to; used when `scale` is below 1
+    flip: float = 0.5  # probability of a mirror image
+    degrees: float = 0.0  # largest rotation
+    shift: float = 0.0  # largest shift, as a share of the side
+    pad: int = 0  # largest shift in whole pixels, as in "random crop with padding"
 
     def __call__(self, x, generator=None):
         "float N×C×H×W -> the same shape; what comes from outside the picture is 0"
         n, _, H, W = x.shape
-        def draw(low, high): return low + (high - low)*torch.rand(n, generator=generator)
-        area, ratio = draw(*self.scale), torch.exp(draw(*torch.tensor(self.ratio).log()))
-        if self.scale[0] >= 1: ratio = torch.ones(n)
-        w, h = (area*ratio).sqrt().clamp(max=1), (area/ratio).sqrt().clamp(max=1)
-        cx, cy = draw(-1, 1)*(1 - w) + 2*draw(-self.shift, self.shift), draw(-1, 1)*(1 - h) + 2*draw(-self.shift, self.shift)
-        dx, dy = ((torch.randint(-self.pad, self.pad + 1, (n,), generator=generator)*2/side) for side in (W, H))
-        turn, mirror = torch.deg2rad(draw(-self.degrees, self.degrees)), 1 - 2*(draw(0, 1) < self.flip).float()
+
+        def draw(low, high):
+            return low + (high - low) * torch.rand(n, generator=generator)
+
+        area, ratio = (
+            draw(*self.scale),
+            torch.exp(draw(*torch.tensor(self.ratio).log())),
+        )
+        if self.scale[0] >= 1:
+            ratio = torch.ones(n)
+        w, h = (
+            (area * ratio).sqrt().clamp(max=1),
+            (area / ratio).sqrt().clamp(max=1),
+        )
+        cx, cy = (
+            draw(-1, 1) * (1 - w) + 2 * draw(-self.shift, self.shift),
+            draw(-1, 1) * (1 - h) + 2 * draw(-self.shift, self.shift),
+        )
+        dx, dy = (
+            (
+                torch.randint(-self.pad, self.pad + 1, (n,), generator=generator)
+                * 2
+                / side
+            )
+            for side in (W, H)
+        )
+        turn, mirror = (
+            torch.deg2rad(draw(-self.degrees, self.degrees)),
+            1 - 2 * (draw(0, 1) < self.flip).float(),
+        )
         c, s = turn.cos(), turn.sin()
-        theta = torch.stack([c*w*mirror, -s*h*H/W, cx + dx, s*w*W/H*mirror, c*h, cy + dy], 1).view(n, 2, 3).to(x)
-        return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+        theta = (
+            torch.stack(
+                [
+                    c * w * mirror,
+                    -s * h * H / W,
+                    cx + dx,
+                    s * w * W / H * mirror,
+                    c * h,
+                    cy + dy,
+                ],
+                1,
+            )
+            .view(n, 2, 3)
+            .to(x)
+        )
+        return F.grid_sample(
+            x,
+            F.affine_grid(theta, x.shape, align_corners=False),
+            align_corners=False,
+        )

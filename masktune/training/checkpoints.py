@@ -18,33 +18,57 @@ from ..core.progress import Throttle
 # %% ../../nbs/training/01_checkpoints.ipynb #9f3fc0c6
 class Checkpoints:
     "The last two states of a run in a folder"
-    def __init__(self,
-        folder,          # where they lie; None: nothing is kept
-        identity:str,    # what the run is
-    ): self.folder, self.identity, self.seldom = folder and Path(folder), identity, Throttle()
+
+    def __init__(
+        self,
+        folder,  # where they lie; None: nothing is kept
+        identity: str,  # what the run is
+    ):
+        self.folder, self.identity, self.seldom = (
+            folder and Path(folder),
+            identity,
+            Throttle(),
+        )
 
     @property
-    def files(self): return [self.folder/"last.pt", self.folder/"previous.pt"] if self.folder else []
+    def files(self):
+        return (
+            [self.folder / "last.pt", self.folder / "previous.pt"]
+            if self.folder
+            else []
+        )
 
     def save(self, state, last=False):
         "Keep `state()`: the last one always, others seldom"
-        if self.folder and rank_and_world_size()[0] == 0: self.seldom(lambda: self._write(state()), now=last)
+        if self.folder and rank_and_world_size()[0] == 0:
+            self.seldom(lambda: self._write(state()), now=last)
 
     def _write(self, state):
         newest, previous = self.files
-        with atomic_write(newest.with_name("next.pt")) as temp: torch.save(state | dict(identity=self.identity), temp)
-        if newest.exists(): newest.replace(previous)
+        with atomic_write(newest.with_name("next.pt")) as temp:
+            torch.save(state | dict(identity=self.identity), temp)
+        if newest.exists():
+            newest.replace(previous)
         newest.with_name("next.pt").replace(newest)
 
     def load(self):
         "The newest state that is whole and of this run, or None"
         foreign = []
         for file in filter(Path.exists, self.files):
-            try: state = torch.load(file, map_location="cpu", weights_only=True)
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
             except Exception as e:
-                warnings.warn(f"{file} is damaged ({type(e).__name__}) and is left out.")
+                warnings.warn(
+                    f"{file} is damaged ({type(e).__name__}) and is left out."
+                )
                 continue
-            if state.get("identity") == self.identity: return state
+            if state.get("identity") == self.identity:
+                return state
             foreign.append(file)
-            warnings.warn(f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out.")
-        if foreign: raise ValueError(f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over.")
+            warnings.warn(
+                f"{file} belongs to another run (other settings, data, first weights or thread count) and is left out."
+            )
+        if foreign:
+            raise ValueError(
+                f"{foreign[0]} belongs to another run (other settings, data, first weights or thread count): name another folder, or delete this one to start over."
+            )

@@ -33,171 +33,315 @@ from .trackers import _log_row
 @dataclass(kw_only=True)
 class Method:
     "What every method can be told"
-    batch_size:int = 128         # images a step
-    seed:int = 0                 # of all that is drawn
-    device:str = None            # None: the first GPU, else Apple's, else the CPU
-    labels_used:str = field(default="class labels", init=False)   # the labels that `fit_folder` looks at
 
-    needs_trained = False        # whether `fit_folder` goes on from a trained network; else it trains the one it is given
+    batch_size: int = 128  # images a step
+    seed: int = 0  # of all that is drawn
+    device: str = None  # None: the first GPU, else Apple's, else the CPU
+    labels_used: str = field(
+        default="class labels", init=False
+    )  # the labels that `fit_folder` looks at
 
-    def _learned(self): return ""
+    needs_trained = False  # whether `fit_folder` goes on from a trained network; else it trains the one it is given
+
+    def _learned(self):
+        return ""
+
     def _repr_markdown_(self):
-        set_ = {f.name: getattr(self, f.name) for f in fields(self) if f.init and getattr(self, f.name) != f.default}
+        set_ = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.init and getattr(self, f.name) != f.default
+        }
         return f"**{type(self).__name__}**({', '.join(f'{k}={v!r}' for k, v in set_.items())}), sees {self.labels_used}{self._learned()}"
 
 # %% ../../nbs/training/00_loop.ipynb #9ad09200
 @dataclass(kw_only=True)
 class NetworkMethod(Method):
     "How to train a network"
-    epochs:int = 20              # passes over the training split
-    lr:float = .01               # learning rate at the start
-    optimizer:str = "sgd"        # "sgd" or "adamw"
-    momentum:float = .9          # of SGD
-    weight_decay:float = 1e-4    # L2 penalty (decoupled for AdamW)
-    schedule:str = "constant"    # "constant", "cosine" (to 0), or "step"
-    step_epochs:int = 25         # epochs between the steps of "step"
-    step_factor:float = .5       # what each step multiplies the rate by
-    label_smoothing:float = 0.   # share of each label that is spread over all classes
-    augment:object = None        # (images, generator) -> images, e.g. `Augment()`; its repr should say what it does
-    patience:int = None          # stop after so many epochs without a better validation accuracy; None: never
-    grad_accum_steps:int = 1     # batches whose gradients are added up before a step
-    bf16:bool = False            # autocast to bfloat16
-    channels_last:bool = True    # memory layout; the faster one where it was measured (results/bench_*.csv)
-    compile:bool = False         # run the network through torch.compile
 
-    def _learned(self): return "" if not hasattr(self, "history_") else f", trained: {len(self.history_)} epoch{'s'*(len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
+    epochs: int = 20  # passes over the training split
+    lr: float = 0.01  # learning rate at the start
+    optimizer: str = "sgd"  # "sgd" or "adamw"
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 1e-4  # L2 penalty (decoupled for AdamW)
+    schedule: str = "constant"  # "constant", "cosine" (to 0), or "step"
+    step_epochs: int = 25  # epochs between the steps of "step"
+    step_factor: float = 0.5  # what each step multiplies the rate by
+    label_smoothing: float = (
+        0.0  # share of each label that is spread over all classes
+    )
+    augment: object = None  # (images, generator) -> images, e.g. `Augment()`; its repr should say what it does
+    patience: int = None  # stop after so many epochs without a better validation accuracy; None: never
+    grad_accum_steps: int = 1  # batches whose gradients are added up before a step
+    bf16: bool = False  # autocast to bfloat16
+    channels_last: bool = True  # memory layout; the faster one where it was measured (results/bench_*.csv)
+    compile: bool = False  # run the network through torch.compile
+
+    def _learned(self):
+        return (
+            ""
+            if not hasattr(self, "history_")
+            else f", trained: {len(self.history_)} epoch{'s' * (len(self.history_) > 1)}, loss {self.history_.loss.iloc[-1]:.4f}"
+        )
 
 # %% ../../nbs/training/00_loop.ipynb #39eadbb4
 def make_optimizer(
-    net,                 # whose parameters to train
-    settings:NetworkMethod,   # optimizer, lr, momentum, weight_decay
+    net,  # whose parameters to train
+    settings: NetworkMethod,  # optimizer, lr, momentum, weight_decay
 ):
     "SGD or AdamW, fused on a GPU"
     kind = check_choice("optimizer", settings.optimizer, ["sgd", "adamw"])
     wanted = [p for p in net.parameters() if p.requires_grad]
-    kw = dict(lr=settings.lr, weight_decay=settings.weight_decay, fused=wanted[0].device.type == "cuda" or None)
-    return torch.optim.SGD(wanted, momentum=settings.momentum, **kw) if kind == "sgd" else torch.optim.AdamW(wanted, **kw)
+    kw = dict(
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        fused=wanted[0].device.type == "cuda" or None,
+    )
+    return (
+        torch.optim.SGD(wanted, momentum=settings.momentum, **kw)
+        if kind == "sgd"
+        else torch.optim.AdamW(wanted, **kw)
+    )
+
 
 def lr_multiplier(
-    settings:NetworkMethod,   # schedule, epochs, step_epochs, step_factor
-    epoch:float,         # epochs done, with fractions
+    settings: NetworkMethod,  # schedule, epochs, step_epochs, step_factor
+    epoch: float,  # epochs done, with fractions
 ) -> float:
     "What the learning rate is multiplied by"
-    kind = check_choice("schedule", settings.schedule, ["constant", "cosine", "step"])
-    if kind == "cosine": return .5*(1 + math.cos(math.pi*epoch/settings.epochs))
-    return settings.step_factor**int(epoch/settings.step_epochs) if kind == "step" else 1.
+    kind = check_choice(
+        "schedule", settings.schedule, ["constant", "cosine", "step"]
+    )
+    if kind == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+    return (
+        settings.step_factor ** int(epoch / settings.step_epochs)
+        if kind == "step"
+        else 1.0
+    )
 
 # %% ../../nbs/training/00_loop.ipynb #6cb5e02a
 def _shard(batch):
     "(this process's part of a batch, its weight); a batch too small to share is done by all"
     which, n, size = *rank_and_world_size(), len(batch.y)
-    if n == 1 or size < 2*n: return batch, 1/n
-    start, end = size*which//n, size*(which + 1)//n
-    return type(batch)(*(t[start:end] for t in batch)), (end - start)/size
+    if n == 1 or size < 2 * n:
+        return batch, 1 / n
+    start, end = size * which // n, size * (which + 1) // n
+    return type(batch)(*(t[start:end] for t in batch)), (end - start) / size
+
 
 def _all_reduce(tensors):
     "The sum over all processes, in place"
-    if not distributed_state() or not tensors: return
+    if not distributed_state() or not tensors:
+        return
     from accelerate.utils import reduce
+
     whole = reduce(torch.cat([t.flatten() for t in tensors]), "sum")
-    for t, part in zip(tensors, whole.split([t.numel() for t in tensors])): t.copy_(part.view_as(t))
+    for t, part in zip(tensors, whole.split([t.numel() for t in tensors])):
+        t.copy_(part.view_as(t))
+
 
 def _average_buffers(net):
     "Batch norm's running statistics, averaged over all processes"
     moving = [b for b in net.buffers() if b.is_floating_point()]
-    for b in moving: b.div_(rank_and_world_size()[1])
+    for b in moving:
+        b.div_(rank_and_world_size()[1])
     _all_reduce(moving)
 
 # %% ../../nbs/training/00_loop.ipynb #1dbf463c
 def cross_entropy_loss(
-    label_smoothing:float=0.,  # share of each label that is spread over all classes
-):                       # (network, Batch) -> mean loss
+    label_smoothing: float = 0.0,  # share of each label that is spread over all classes
+):  # (network, Batch) -> mean loss
     "The loss of plain training"
-    return lambda net, batch: F.cross_entropy(net(batch.x), batch.y, label_smoothing=label_smoothing)
+    return lambda net, batch: F.cross_entropy(
+        net(batch.x), batch.y, label_smoothing=label_smoothing
+    )
+
 
 def _stalled(history, keep, patience):
     "Whether the last `patience` epochs brought nothing better"
     values = [row[keep] for row in history] if keep and patience else []
-    return len(values) > patience and max(values[-patience:]) <= max(values[:-patience]) if values else False
+    return (
+        len(values) > patience
+        and max(values[-patience:]) <= max(values[:-patience])
+        if values
+        else False
+    )
 
 # %% ../../nbs/training/00_loop.ipynb #ceec96d1
 def train(
-    net:Network,         # trained in place, on its device
-    split:Split,         # what to learn from
-    settings:NetworkMethod,   # how
-    loss=None,           # (network, Batch) -> mean loss; None: cross-entropy
-    transform=None,      # (Batch, generator) -> Batch
-    epoch_metrics=None,    # network -> dict of numbers for the history
-    monitor:str=None,       # the number whose highest value marks the best weights; of equals the latest, which is trained longest
-    checkpoint=None,     # folder to resume from
-    label:str="training",# for the progress line
-    extra_state:dict={},      # name -> tensor on the device that `loss` changes in place; part of every checkpoint
-    optimizer=None,      # one that goes on with what it remembers; None: a new one
-):                       # (history, weights of the best epoch or None)
+    net: Network,  # trained in place, on its device
+    split: Split,  # what to learn from
+    settings: NetworkMethod,  # how
+    loss=None,  # (network, Batch) -> mean loss; None: cross-entropy
+    transform=None,  # (Batch, generator) -> Batch
+    epoch_metrics=None,  # network -> dict of numbers for the history
+    monitor: str = None,  # the number whose highest value marks the best weights; of equals the latest, which is trained longest
+    checkpoint=None,  # folder to resume from
+    label: str = "training",  # for the progress line
+    extra_state: dict = {},  # name -> tensor on the device that `loss` changes in place; part of every checkpoint
+    optimizer=None,  # one that goes on with what it remembers; None: a new one
+):  # (history, weights of the best epoch or None)
     "The training loop; a run that was killed and started again ends with the same bits"
-    s, device, loss = settings, net.device, loss or cross_entropy_loss(settings.label_smoothing)
-    opt, run = optimizer or make_optimizer(net, s), torch.compile(net) if s.compile else net
-    steps, learnt = split.num_batches(s.batch_size), [p for p in net.parameters() if p.requires_grad]
-    epoch, step, total, best, history = 0, 0, torch.zeros((), device=device), None, []
-    identity = [sorted((f.name, repr(getattr(s, f.name))) for f in fields(s)), label, torch.get_num_threads(), rank_and_world_size()[1], split.fingerprint(), split.labels, net]
+    s, device, loss = (
+        settings,
+        net.device,
+        loss or cross_entropy_loss(settings.label_smoothing),
+    )
+    opt, run = (
+        optimizer or make_optimizer(net, s),
+        torch.compile(net) if s.compile else net,
+    )
+    steps, learnt = (
+        split.num_batches(s.batch_size),
+        [p for p in net.parameters() if p.requires_grad],
+    )
+    epoch, step, total, best, history = (
+        0,
+        0,
+        torch.zeros((), device=device),
+        None,
+        [],
+    )
+    identity = [
+        sorted((f.name, repr(getattr(s, f.name))) for f in fields(s)),
+        label,
+        torch.get_num_threads(),
+        rank_and_world_size()[1],
+        split.fingerprint(),
+        split.labels,
+        net,
+    ]
     kept = Checkpoints(checkpoint, fingerprint(*identity) if checkpoint else "")
     random = torch.cuda if device.type == "cuda" else torch
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), progress(None, label, s.epochs*steps, "batch") as bar:
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        progress(None, label, s.epochs * steps, "batch") as bar,
+    ):
         if state := kept.load():
-            epoch, step, total, best, history = (state[k] for k in ("epoch", "step", "total", "best", "history"))
-            net.load_state_dict(state["net"]); opt.load_state_dict(state["opt"]); random.set_rng_state(state["random"])
-            for k in extra_state: extra_state[k].copy_(state["memory"][k])
-            total = total.to(device); bar.update(epoch*steps + step)
-        def now(): return dict(epoch=epoch, step=step, total=total, best=best, history=history, net=net.state_dict(), opt=opt.state_dict(), memory=extra_state, random=random.get_rng_state())
+            epoch, step, total, best, history = (
+                state[k] for k in ("epoch", "step", "total", "best", "history")
+            )
+            net.load_state_dict(state["net"])
+            opt.load_state_dict(state["opt"])
+            random.set_rng_state(state["random"])
+            for k in extra_state:
+                extra_state[k].copy_(state["memory"][k])
+            total = total.to(device)
+            bar.update(epoch * steps + step)
+
+        def now():
+            return dict(
+                epoch=epoch,
+                step=step,
+                total=total,
+                best=best,
+                history=history,
+                net=net.state_dict(),
+                opt=opt.state_dict(),
+                memory=extra_state,
+                random=random.get_rng_state(),
+            )
+
         while epoch < s.epochs and not _stalled(history, monitor, s.patience):
-            if step == 0: random.manual_seed(make_generator(s.seed, "chance", epoch).initial_seed())
+            if step == 0:
+                random.manual_seed(
+                    make_generator(s.seed, "chance", epoch).initial_seed()
+                )
             net.train()
-            for batch in split.batches(s.batch_size, True, (s.seed, epoch), device, step, s.channels_last):
-                for group in opt.param_groups: group["lr"] = s.lr*lr_multiplier(s, epoch + step/steps)
-                if transform: batch = transform(batch, make_generator(s.seed, "transform", epoch, step))
+            for batch in split.batches(
+                s.batch_size, True, (s.seed, epoch), device, step, s.channels_last
+            ):
+                for group in opt.param_groups:
+                    group["lr"] = s.lr * lr_multiplier(s, epoch + step / steps)
+                if transform:
+                    batch = transform(
+                        batch, make_generator(s.seed, "transform", epoch, step)
+                    )
                 size, (batch, weight) = len(batch.y), _shard(batch)
-                with torch.autocast(device.type, torch.bfloat16, enabled=s.bf16): l = loss(run, batch)*weight
-                (l/s.grad_accum_steps).backward(inputs=learnt)      # not as far as the images, where a loss has asked for their gradient
+                with torch.autocast(device.type, torch.bfloat16, enabled=s.bf16):
+                    l = loss(run, batch) * weight
+                (l / s.grad_accum_steps).backward(
+                    inputs=learnt
+                )  # not as far as the images, where a loss has asked for their gradient
                 step += 1
                 if step % s.grad_accum_steps == 0 or step == steps:
-                    _all_reduce([p.grad for p in net.parameters() if p.grad is not None])
-                    opt.step(); opt.zero_grad()
-                total += l.detach()*size
+                    _all_reduce(
+                        [p.grad for p in net.parameters() if p.grad is not None]
+                    )
+                    opt.step()
+                    opt.zero_grad()
+                total += l.detach() * size
                 bar.update()
-                if step < steps and step % s.grad_accum_steps == 0 and not distributed_state(): kept.save(now)
-            _all_reduce([total]); _average_buffers(net)
-            row = dict(epoch=epoch + 1, loss=total.item()/len(split), lr=opt.param_groups[0]["lr"]) | (epoch_metrics(net) if epoch_metrics else {})
-            if monitor and (best is None or row[monitor] >= best[0]): best = (row[monitor], {k: v.detach().clone() for k, v in net.state_dict().items()})
-            history.append(row); _log_row(label, row)
-            bar.set_postfix_str(", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "lr"), refresh=False)
+                if (
+                    step < steps
+                    and step % s.grad_accum_steps == 0
+                    and not distributed_state()
+                ):
+                    kept.save(now)
+            _all_reduce([total])
+            _average_buffers(net)
+            row = dict(
+                epoch=epoch + 1,
+                loss=total.item() / len(split),
+                lr=opt.param_groups[0]["lr"],
+            ) | (epoch_metrics(net) if epoch_metrics else {})
+            if monitor and (best is None or row[monitor] >= best[0]):
+                best = (
+                    row[monitor],
+                    {k: v.detach().clone() for k, v in net.state_dict().items()},
+                )
+            history.append(row)
+            _log_row(label, row)
+            bar.set_postfix_str(
+                ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "lr"),
+                refresh=False,
+            )
             epoch, step, total = epoch + 1, 0, torch.zeros((), device=device)
             kept.save(now, last=epoch == s.epochs)
     net.untrained = False
     return pd.DataFrame(history), best and best[1]
 
-# %% ../../nbs/training/00_loop.ipynb #048c7a73
+# %% ../../nbs/training/00_loop.ipynb #e303c053
 def prepare_network(
-    model,               # any network
-    settings:NetworkMethod,   # device, channels_last
-    bench:Benchmark,     # what it is for: the side of its images, its classes
+    model,  # any network
+    settings: NetworkMethod,  # device, channels_last
+    bench: Benchmark,  # what it is for: the side of its images, its classes
 ) -> Network:
     "A copy of `model` on the device, in the layout that the settings ask for"
     net = wrap(model, size=bench.train.image_size[-1])
-    if settings.needs_trained and net.untrained: raise ValueError(f"{type(settings).__name__} starts from a trained network, and this one still has random weights: fit ERM first, or load a checkpoint.")
-    if net.n_classes != bench.n_classes: raise ValueError(f"the network tells {net.n_classes} classes apart, and the data have {bench.n_classes}: give it a head of {bench.n_classes}, for example create(name, {bench.n_classes}).")
+    if settings.needs_trained and net.untrained:
+        raise ValueError(
+            f"{type(settings).__name__} starts from a trained network, and this one still has random weights: fit ERM first, or load a checkpoint."
+        )
+    if net.n_classes != bench.n_classes:
+        raise ValueError(
+            f"the network tells {net.n_classes} classes apart, and the data have {bench.n_classes}: give it a head of {bench.n_classes}, for example create(name, {bench.n_classes})."
+        )
     net, device = copy.deepcopy(net), resolve_device(settings.device)
-    return net.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
+    return net.to(
+        device,
+        memory_format=torch.channels_last
+        if settings.channels_last
+        else torch.preserve_format,
+    )
 
+# %% ../../nbs/training/00_loop.ipynb #64e91365
 def augment_batch(
-    settings:NetworkMethod,   # `augment` counts
-    batch:Batch,         # images on the device
-    generator,           # of what is drawn
+    settings: NetworkMethod,  # `augment` counts
+    batch: Batch,  # images on the device
+    generator,  # of what is drawn
 ) -> Batch:
     "The batch with its images changed as `settings.augment` says"
-    return batch._replace(x=settings.augment(batch.x, generator)) if settings.augment else batch
+    return (
+        batch._replace(x=settings.augment(batch.x, generator))
+        if settings.augment
+        else batch
+    )
+
 
 def accuracy_callback(
-    split:Split,         # validation images
-):                       # network -> dict of numbers
+    split: Split,  # validation images
+):  # network -> dict of numbers
     "What `after_epoch` measures: the accuracy on a validation split"
     return lambda net: dict(val_accuracy=predict(net, split).accuracy)

@@ -12,45 +12,64 @@ import warnings
 from ..core.distributed import rank_and_world_size
 from ..core.files import resolve_path
 
-# %% ../../nbs/training/02_trackers.ipynb #66aa8d4e
+# %% ../../nbs/training/02_trackers.ipynb #db217fad
 _trackers = []
+
 
 @contextlib.contextmanager
 def log_to(
-    tracker,         # anything with `init(**told)`, `log(numbers)` and `finish()`, such as the modules wandb and trackio
-    **told,          # for its `init`: project, name, config, ...
+    tracker,  # anything with `init(**told)`, `log(numbers)` and `finish()`, such as the modules wandb and trackio
+    **told,  # for its `init`: project, name, config, ...
 ):
     "What is trained within the block is logged epoch by epoch; of several processes the first one tells"
-    if rank_and_world_size()[0]: yield tracker; return
+    if rank_and_world_size()[0]:
+        yield tracker
+        return
     tracker.init(**told)
     _trackers.append(tracker)
-    try: yield tracker
+    try:
+        yield tracker
     finally:
-        if tracker in _trackers: _trackers.remove(tracker)
+        if tracker in _trackers:
+            _trackers.remove(tracker)
         tracker.finish()
 
+# %% ../../nbs/training/02_trackers.ipynb #49fe2fca
 def _log_row(label, row):
     "Send an epoch's numbers to all who listen"
     for tracker in list(_trackers):
-        try: tracker.log({"epoch": row["epoch"]} | {f"{label}/{k}": v for k, v in row.items() if k != "epoch"})
+        try:
+            tracker.log(
+                {"epoch": row["epoch"]}
+                | {f"{label}/{k}": v for k, v in row.items() if k != "epoch"}
+            )
         except Exception as e:
             _trackers.remove(tracker)
-            warnings.warn(f"the tracker {getattr(tracker, '__name__', type(tracker).__name__)} failed ({type(e).__name__}: {e}) and hears no more; training goes on.")
+            warnings.warn(
+                f"the tracker {getattr(tracker, '__name__', type(tracker).__name__)} failed ({type(e).__name__}: {e}) and hears no more; training goes on."
+            )
 
 # %% ../../nbs/training/02_trackers.ipynb #9d31ae06
 class TensorBoard:
     "TensorBoard under wandb's names; needs the package tensorboard"
-    def init(self,
-        folder="runs/tensorboard",   # where its files go; a relative one counts from the project
+
+    def init(
+        self,
+        folder="runs/tensorboard",  # where its files go; a relative one counts from the project
     ):
         "Open the file"
         from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(resolve_path(folder)))
-    def log(self,
-        numbers:dict,    # name -> number
+
+    def log(
+        self,
+        numbers: dict,  # name -> number
     ):
         "A row of the history"
-        for k, v in numbers.items(): self.writer.add_scalar(k, v, numbers["epoch"])
+        for k, v in numbers.items():
+            self.writer.add_scalar(k, v, numbers["epoch"])
+
     def finish(self):
         "Close the file"
         self.writer.close()
