@@ -9,7 +9,7 @@ __all__ = ['Method', 'NetworkMethod', 'make_optimizer', 'lr_multiplier', 'cross_
 # %% ../../nbs/training/00_loop.ipynb #872c3304
 import copy
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import pandas as pd
 import torch
@@ -37,11 +37,13 @@ class Method:
     batch_size: int = 128  # images a step
     seed: int = 0  # of all that is drawn
     device: str = None  # None: the first GPU, else Apple's, else the CPU
-    labels_used: str = field(
-        default="class labels", init=False
-    )  # the labels that `fit_folder` looks at
 
     needs_trained = False  # whether `fit_folder` goes on from a trained network; else it trains the one it is given
+
+    @property
+    def labels_used(self) -> str:
+        "The labels that `fit` looks at, for tables."
+        return "class labels"
 
     def _learned(self):
         return ""
