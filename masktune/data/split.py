@@ -202,9 +202,12 @@ def _resident_on(self, device):
     return self._resident[device]
 
 
-def _order(self, seed):
-    "A random order of an epoch; where sampling is another, a kind of Split overrides this"
-    return torch.randperm(len(self), generator=make_generator(seed, "order"))
+def _order(self, seed, sample_weights):
+    "The rows of an epoch: a random order, or as many draws with replacement."
+    generator = make_generator(seed, "order")
+    if sample_weights is None:
+        return torch.randperm(len(self), generator=generator)
+    return torch.multinomial(sample_weights, len(self), True, generator=generator)
 
 # %% ../../nbs/data/00_split.ipynb #8a57a1b1
 def num_batches(
@@ -228,6 +231,8 @@ def batches(
         0,
         1,
     ),  # (which, of how many): every so manieth batch only, where several processes share the work
+    sample_weights: torch.Tensor
+    | None = None,  # with `shuffle`: draw with replacement
 ):  # yields Batch
     "The split in batches"
     if not len(self):
@@ -241,7 +246,9 @@ def batches(
         else torch.contiguous_format,
     )
     images, labels, groups = self._on(device)
-    order = self._order(seed) if shuffle else torch.arange(len(self))
+    order = (
+        self._order(seed, sample_weights) if shuffle else torch.arange(len(self))
+    )
     parts = order.tensor_split(
         tuple(
             range(batch_size, batch_size * self.num_batches(batch_size), batch_size)
