@@ -37,13 +37,11 @@ lab: $(READY) ## open JupyterLab on the notebooks
 
 notebooks: $(READY) ## export the library, run its pages in place (one: NB=nbs/training/00_loop.ipynb), note what ran, clean them
 	$(SCRIPTS)/nbdev_export
-	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=1800 $(PAGES)
-	$(PYTHON) tests/docs.py stamp $(PAGES)
+	MASKTUNE_LOG=/dev/null $(PYTHON) tests/docs.py run $(PAGES)
 	$(SCRIPTS)/nbdev_clean
 
 bench: $(READY) ## measure maps, masks, training and reading side by side (a quarter of an hour on two cores); results/bench_<device>.csv
-	MASKTUNE_LOG=/dev/null $(PYTHON) -m jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.timeout=7200 nbs/experiments/bench.ipynb
-	$(PYTHON) tests/docs.py stamp nbs/experiments/bench.ipynb
+	MASKTUNE_LOG=/dev/null $(PYTHON) tests/docs.py run nbs/experiments/bench.ipynb
 	$(SCRIPTS)/nbdev_clean
 
 docs: $(READY) ## render the site into _docs, where Quarto is installed

@@ -1,8 +1,7 @@
 """What a reader may expect of the pages, as functions that list what is wrong; tests/test_docs.py and `make check-docs` ask them.
 
-python tests/docs.py                       say what is wrong
-python tests/docs.py stamp PAGE...         note in each page, right after it ran and before nbdev_clean, which code it ran
-python tests/docs.py stamp --as-is PAGE... the same without asking for execution counts: for a page whose outputs are known to be of this code
+python tests/docs.py               say what is wrong
+python tests/docs.py run PAGE...   execute pages where they are, and note which code they ran
 """
 
 import ast, builtins, contextlib, dataclasses, hashlib, importlib, inspect, io, keyword, re, sys, tokenize
@@ -26,19 +25,17 @@ def pages(root=ROOT) -> list:
 
 
 def code_hash(nb) -> str:
-    "16 digits for what a page runs: all its code cells, without the directives that only say how they are shown"
-    code = [
-        "\n".join(
-            line.rstrip()
-            for line in c.source.splitlines()
-            if not line.startswith("#|")
-        )
-        for c in nb.cells
-        if c.cell_type == "code"
-    ]
-    return hashlib.sha256("\0".join(filter(str.strip, code)).encode()).hexdigest()[
-        :16
-    ]
+    "16 digits for what a page computes: its code, whatever its layout and comments"
+    code = [_normal(c.source) for c in nb.cells if c.cell_type == "code"]
+    return hashlib.sha256("\0".join(filter(None, code)).encode()).hexdigest()[:16]
+
+
+def _normal(source):
+    "Code without layout and comments; as it is where it holds IPython's own commands"
+    try:
+        return ast.unparse(ast.parse(source))
+    except SyntaxError:
+        return source.strip()
 
 
 def _counts(nb):
@@ -49,15 +46,36 @@ def _counts(nb):
     ]
 
 
-def stamp(page, as_is=False):
-    "Keep the hash of a page's code in its metadata, which nbdev_clean leaves there (`allowed_metadata_keys` in settings.ini)"
+def stamp(page):
+    "Keep the hash of a page's code in its metadata (`allowed_metadata_keys` in settings.ini)"
     nb = nbformat.read(page, 4)
-    if not as_is and _counts(nb) != list(range(1, len(_counts(nb)) + 1)):
+    if _counts(nb) != list(range(1, len(_counts(nb)) + 1)):
         raise ValueError(
-            f"{page} has not just been run from top to bottom: run it (make notebooks NB={page}), and stamp it before nbdev_clean takes the execution counts away."
+            f"{page} has not just been run from top to bottom: "
+            f"make notebooks NB={page}"
         )
     nb.metadata["ran"] = code_hash(nb)
     nbformat.write(nb, page)
+
+
+def run(page):
+    "Execute a page where it is, with tables as Markdown, and note which code ran"
+    from nbclient import NotebookClient
+
+    page = Path(page).resolve()
+    nb = nbformat.read(page, 4)
+    tables = ROOT / "tests" / "tables_as_markdown.py"
+    NotebookClient(
+        nb,
+        timeout=7200,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(page.parent)}},
+        extra_arguments=[f"--IPKernelApp.exec_files={tables}", "--log-level=ERROR"],
+    ).execute()
+    for cell in nb.cells:
+        cell.metadata.pop("execution", None)
+    nbformat.write(nb, page)
+    stamp(page)
 
 
 def stale(nb) -> list:
@@ -465,6 +483,62 @@ def sidebar(root=ROOT) -> list:
     ]
 
 
+def imports_apart(nb) -> list:
+    "A shown cell that imports does nothing else: nbdev reads such cells apart"
+    found = []
+    for c in nb.cells:
+        if c.cell_type != "code" or re.search(r"^#\|\s*export", c.source, re.M):
+            continue
+        with contextlib.suppress(SyntaxError):
+            body = ast.parse(c.source).body
+            kinds = [
+                isinstance(n, (ast.Import, ast.ImportFrom))
+                for n in ast.walk(ast.Module(body, []))
+            ]
+            only = all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+            if any(kinds) and not only:
+                found.append(
+                    f"imports stand among other code: {c.source.splitlines()[0]}"
+                )
+    return found
+
+
+def shown_by_scripts(nb) -> list:
+    "Tables in HTML make the site load scripts from a network"
+    return [
+        f"a table in HTML (run it with `make notebooks`): {c.source.splitlines()[-1][:80]}"
+        for c in nb.cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if "text/html" in o.get("data", {})
+    ]
+
+
+NESTED = re.compile(r"\[\[[^\]]*\]\([^)]*\)[^\]]*\]\(")
+
+
+def rendered(page) -> list:
+    "What nbdev's processors make of a page: they raise nothing, and leave no link in a link"
+    from execnb.nbio import read_nb
+    from nbdev.processors import FilterDefaults
+
+    processor = FilterDefaults().nb_proc(read_nb(page))
+    try:
+        processor.process()
+    except Exception as error:
+        return [f"nbdev can't render it: {type(error).__name__}: {error}"]
+    texts = [c.source for c in processor.nb.cells if c.cell_type == "markdown"]
+    return [
+        f"a link in a link: {m[0][:90]}" for t in texts for m in NESTED.finditer(t)
+    ]
+
+
+def weight(page) -> list:
+    "A page of over 1 MB is slow to load"
+    size = page.stat().st_size
+    return [f"weighs {size / 1e6:.1f} MB; 1 MB is the most"] if size > 1e6 else []
+
+
 def page_complaints(page, known=None) -> list:
     "All that is wrong with one notebook"
     nb = nbformat.read(page, 4)
@@ -476,14 +550,18 @@ def page_complaints(page, known=None) -> list:
         *([] if template else [*outputs(nb), *stale(nb)]),
         *links(page),
         *doc_links(nb, known),
+        *([] if page.parent.name == "experiments" else imports_apart(nb)),
+        *shown_by_scripts(nb),
+        *rendered(page),
+        *weight(page),
     ]
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["stamp"]:
-        as_is = "--as-is" in sys.argv
-        for p in sys.argv[2 + as_is :]:
-            stamp(p, as_is)
+    if sys.argv[1:2] == ["run"]:
+        for p in sys.argv[2:]:
+            print(p, flush=True)
+            run(p)
         sys.exit()
     sys.path.insert(0, str(ROOT))
     known = known_names()

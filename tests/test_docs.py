@@ -132,6 +132,13 @@ BROKEN = {
     "nothing is called predikt": lambda: good(
         new_markdown_cell("`predikt(model, images)` does it")
     ),
+    "imports stand among other code": lambda: good(
+        new_code_cell("import os\nos.sep", outputs=value())
+    ),
+    "a table in HTML": lambda: good(
+        new_code_cell("x", outputs=value(**{"text/html": "<table>"}))
+    ),
+    "a link in a link": lambda: good(new_markdown_cell("see [`ERM`](page.ipynb)")),
     "no note of which code": lambda: (
         good(new_code_cell("x = 1")) | {"metadata": {}}
     ),
@@ -166,20 +173,42 @@ def test_the_note_is_taken_after_a_run_and_survives_cleaning(tmp_path):
     nbformat.write(nb, page)
     docs.stamp(page)
     shutil.copy(docs.ROOT / "settings.ini", tmp_path)
-    subprocess.run(
-        [Path(sysconfig.get_path("scripts")) / "nbdev_clean"],
-        cwd=tmp_path,
-        check=True,
-    )
+    nbdev_clean = Path(sysconfig.get_path("scripts")) / "nbdev_clean"
+    subprocess.run([nbdev_clean], cwd=tmp_path, check=True)
     cleaned = nbformat.read(page, 4)
     assert docs._counts(cleaned) == [None, None] and docs.stale(cleaned) == []
     with pytest.raises(ValueError, match="has not just been run"):
         docs.stamp(page)
-    docs.stamp(page, as_is=True)
     nb.cells[1].execution_count = 1
     nbformat.write(nb, page)
     with pytest.raises(ValueError, match="has not just been run"):
         docs.stamp(page)
+
+
+def test_a_run_writes_tables_as_markdown(tmp_path):
+    page = tmp_path / "page.ipynb"
+    frame = "pd.DataFrame(dict(a=[1, 2]), index=['x', 'y'])"
+    cells = [
+        new_code_cell("import pandas as pd"),
+        new_code_cell(frame),
+        new_code_cell(f"{frame}.a"),
+    ]
+    nbformat.write(new_notebook(cells=cells), page)
+    docs.run(page)
+    nb = nbformat.read(page, 4)
+    table, column = (c.outputs[0].data for c in nb.cells[1:])
+    assert "text/html" not in table and "text/html" not in column
+    assert (
+        table["text/markdown"].splitlines()[2] == "| x  |   1 |"
+        and "| y  |   2 |" in column["text/markdown"]
+    )
+    assert docs.stale(nb) == []
+
+
+def test_layout_and_comments_are_not_code():
+    nb = good(new_code_cell("x = f(1, 2)  # why"))
+    nb.cells[1].source = "x = f(\n    1, 2\n)"
+    assert docs.stale(nb) == []
 
 
 def test_a_page_outside_the_sidebar_is_noticed(tmp_path):
@@ -227,7 +256,7 @@ def test_what_is_undocumented_is_noticed():
         )
         and "said" not in found
     )
-    assert docs.undocumented(dict(stamp=docs.exports()["stamp"])) == [], (
+    assert docs.undocumented(dict(render_character=docs.exports()["render_character"])) == [], (
         "documented: docments a line each, and a docstring"
     )
 
@@ -240,20 +269,6 @@ def test_links_in_html_and_code(tmp_path):
     assert [c for c in docs.links(page)] == [
         "links to gone.html, and there is no gone.html there"
     ]
-
-
-def test_the_command_says_it(tmp_path):
-    run = subprocess.run(
-        [
-            sys.executable,
-            docs.ROOT / "tests" / "docs.py",
-            "stamp",
-            docs.ROOT / "nbs" / "00_core.ipynb",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode and "has not just been run" in run.stderr
 
 
 def test_numbers_on_the_home_page_are_those_of_the_results():
