@@ -8,7 +8,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 _HOMES = {   # module -> the public names it defines
-    "data.split": "Split Batch",
+    "data.batches": "Batch",
+    "data.split": "Split",
     "data.benchmark": "Benchmark",
     "data.registry": "load_benchmark list_benchmarks",
     "data.planted_cues": "biased_mnist",
@@ -58,7 +59,8 @@ def __dir__():
 
 
 if TYPE_CHECKING:   # for editors and type checkers; tests/test_project.py holds it equal to _HOMES
-    from .data.split import Split as Split, Batch as Batch
+    from .data.batches import Batch as Batch
+    from .data.split import Split as Split
     from .data.benchmark import Benchmark as Benchmark
     from .data.registry import load_benchmark as load_benchmark, list_benchmarks as list_benchmarks
     from .data.planted_cues import biased_mnist as biased_mnist

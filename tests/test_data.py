@@ -37,7 +37,7 @@ IMAGES = torch.arange(4 * 3 * 2 * 2, dtype=torch.uint8).view(4, 3, 2, 2)
         ),
         (
             dict(images=IMAGES, labels=[0] * 4, ids=["a", "b", "a", "c"]),
-            "'a' stands twice",
+            "'a' occurs twice",
         ),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_share_is_held_out_and_the_rest_is_kept():
     assert all(
         s.images.flatten().diff().gt(0).all() for s in (rest, held)
     ) and not held.images.equal(split.random_split(0.25, 0, "y")[1].images)
-    with pytest.raises(ValueError, match="val=5 must be a share"):
+    with pytest.raises(ValueError, match="val=5 must be between 0 and 1"):
         split.random_split(5, 0)
 
 
@@ -143,10 +143,8 @@ def test_what_lies_in_the_cache_is_what_pillow_decodes(tmp_path):
 
 
 def test_the_size_is_looked_up_once(photos, monkeypatch):
-    import masktune.data as data
-
     first = Split.from_folder(photos)
-    monkeypatch.setattr(data.Image, "open", None)
+    monkeypatch.setattr(Image, "open", None)
     assert Split.from_folder(photos).images.equal(first.images)
 
 
@@ -210,9 +208,9 @@ def test_broken_files_stop_or_are_left_out_and_listed(photos):
 
 
 def test_decoding_goes_on_where_it_stopped(photos, monkeypatch):
-    import masktune.data as data
+    from masktune.data import image_cache
 
-    real, seen = data._upright, []
+    real, seen = image_cache._open_upright, []
 
     def failing(path, size=None):
         seen.append(path)
@@ -220,12 +218,12 @@ def test_decoding_goes_on_where_it_stopped(photos, monkeypatch):
             raise RuntimeError("interrupted")
         return real(path, size)
 
-    monkeypatch.setattr(data, "_upright", failing)
+    monkeypatch.setattr(image_cache, "_open_upright", failing)
     with pytest.raises(ValueError, match="interrupted"):
         Split.from_folder(photos, 32)
     monkeypatch.setattr(
-        data,
-        "_upright",
+        image_cache,
+        "_open_upright",
         lambda path, size=None: (seen.append(path), real(path, size))[1],
     )
     Split.from_folder(photos, 32)

@@ -6,7 +6,7 @@ import torch
 from interrupted import Interrupted, Stop
 from masktune.core.files import fingerprint
 from masktune.data.glyphs import make_glyphs
-from masktune.data.split import Batch
+from masktune.data.batches import Batch
 from masktune.methods.erm import ERM
 from masktune.methods.ule import ULE, _Pair, input_gradient, opposite_distance
 from masktune.models.zoo import create_model

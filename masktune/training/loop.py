@@ -22,7 +22,8 @@ from ..core.progress import progress
 from ..core.random import make_generator
 from ..core.validation import check_choice
 from ..data.benchmark import Benchmark
-from ..data.split import Batch, Split
+from ..data.batches import Batch
+from ..data.split import Split
 from ..evaluation.metrics import predict
 from ..models.network import Network
 from ..models.wrap import wrap
