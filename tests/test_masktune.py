@@ -105,7 +105,7 @@ def test_rates_that_mean_nothing_are_refused(fitted):
         ValueError, match="trained by sgd, and MaskTune fine-tunes by adamw"
     ):
         MaskTune(optimizer="adamw", device="cpu").fit(cosine, small)
-    with pytest.raises(ValueError, match="say optimizer='sgd'"):
+    with pytest.raises(ValueError, match="set optimizer='sgd'"):
         MaskTune(
             preset="released_code",
             lr=0.001,
@@ -129,7 +129,7 @@ def test_it_refuses_what_it_cannot_start_from(fitted):
         MaskTune().fit(create_model("small_cnn", 2), bench)
     with pytest.raises(ValueError, match="has not been fitted"):
         RandomMask().fit(ERM(), bench)
-    with pytest.raises(ValueError, match="start='worst' is not known"):
+    with pytest.raises(ValueError, match="init_from='worst' is not known"):
         MaskTune(init_from="worst").fit(erm, bench)
 
 
@@ -159,7 +159,7 @@ def test_presets_differ_where_the_paper_and_its_code_do(fitted):
         MaskTune(preset=p, device="cpu").fit(erm, small)
         for p in ("ours", "paper", "released_code")
     )
-    assert ours.masks_[0].rule["at"] == "image" and paper.masks_[0].rule == dict(
+    assert ours.masks_[0].rule["threshold_at"] == "image" and paper.masks_[0].rule == dict(
         k=2.0, over="all", at="features", top=None
     )
     assert (
@@ -179,7 +179,7 @@ def test_presets_differ_where_the_paper_and_its_code_do(fitted):
         MaskTune(preset="paper", threshold_at="image", device="cpu")
         .fit(erm, small)
         .masks_[0]
-        .rule["at"]
+        .rule["threshold_at"]
         == "image"
     ), "what is given wins over the preset"
     with pytest.raises(ValueError, match="Did you mean 'paper'"):
@@ -198,10 +198,10 @@ def test_accumulated_masks_hide_the_earlier_ones_too(fitted):
     assert (
         (a[i] & ~b[i]).sum() == 0
         and (b[i] & ~c[i]).sum() == 0
-        and a.share() < b.share() < c.share()
+        and a.masked_fraction() < b.masked_fraction() < c.masked_fraction()
     )
     fresh = MaskTune(iterations=3, device="cpu").fit(erm, small).masks_
-    assert fresh[0][i].equal(a[i]) and fresh[2].share() < c.share()
+    assert fresh[0][i].equal(a[i]) and fresh[2].masked_fraction() < c.masked_fraction()
 
 
 def test_select_takes_what_survives_the_mask(fitted):
@@ -212,7 +212,7 @@ def test_select_takes_what_survives_the_mask(fitted):
     )
     table = best.selection_
     assert len(best.tried_) == len(table) == 4 and table[
-        ["lr", "k"]
+        ["lr", "n_std"]
     ].drop_duplicates().shape == (4, 2)
     assert (
         table.val_masked[table.chosen].item()
