@@ -49,8 +49,8 @@ docs: $(READY) ## render the site into _docs, where Quarto is installed
 	$(SCRIPTS)/nbdev_docs
 	$(MAKE) readme
 
-readme: $(READY) ## write README.md from nbs/index.ipynb
-	$(PYTHON) tests/readme.py > README.md
+readme: $(READY) ## write what comes from the notebooks: README.md, the index of names, the gallery, llms.txt
+	$(PYTHON) tests/generated.py
 
 clean: ## remove what was made, but not results/
 	rm -rf .venv runs _docs _proc build dist *.egg-info

@@ -1,4 +1,6 @@
-"""What a reader may expect of the pages, as functions that list what is wrong; tests/test_docs.py and `make check-docs` ask them.
+"""What a reader may expect of the pages, as functions that list what is wrong.
+
+tests/test_docs.py and `make check-docs` ask them.
 
 python tests/docs.py               say what is wrong
 python tests/docs.py run PAGE...   execute pages where they are, and note which code they ran
@@ -21,7 +23,7 @@ def pages(root=ROOT) -> list:
     )
 
 
-# --- the code that ran -------------------------------------------------------------------------------------------------
+# --- the code that ran ---------------------------------------------------- ---
 
 
 def code_hash(nb) -> str:
@@ -94,7 +96,7 @@ def stale(nb) -> list:
     )
 
 
-# --- what is shown -----------------------------------------------------------------------------------------------------
+# --- what is shown -------------------------------------------------------- ---
 
 
 def title(nb) -> list:
@@ -157,8 +159,9 @@ def _silent(call, page):
     )
 
 
-def ends_in_value(source, page=ast.Module([], [])) -> bool:
-    "Whether a cell's last line is a value, or a call that returns one; `page`: the parsed code of the whole page"
+def ends_in_value(source, page=None) -> bool:
+    "Whether a cell's last line is a value, or a call that returns one; `page`: the whole page, parsed"
+    page = page or ast.parse("")
     try:
         body = ast.parse(source).body
     except SyntaxError:
@@ -182,7 +185,7 @@ def outputs(nb) -> list:
     for c in nb.cells:
         if c.cell_type != "code":
             continue
-        about = next((l for l in reversed(c.source.splitlines()) if l.strip()), "")[
+        about = next((x for x in reversed(c.source.splitlines()) if x.strip()), "")[
             :80
         ]
         if (
@@ -230,7 +233,7 @@ def outputs(nb) -> list:
     return found
 
 
-# --- links -------------------------------------------------------------------------------------------------------------
+# --- links ---------------------------------------------------------------- ---
 
 
 def anchors(markdown) -> set:
@@ -272,6 +275,10 @@ def links(page, text=None) -> list:
     "Links to files and headings of the repository that lead nowhere"
     page, found = Path(page), []
     text = _text(page) if text is None else text
+    linked = re.findall(r"(?<!!)\[([^\]\[]*`[^\]\[]*)\]\(", _without_code(text))
+    found += [
+        f"backticks in a link's text, which the site shows raw: {t}" for t in linked
+    ]
     prose = re.sub(r"`[^`\n]*`", "``", _without_code(text))
     for target in re.findall(
         r"\]\(([^()\s]+)(?: \"[^\"]*\")?\)", prose
@@ -280,7 +287,12 @@ def links(page, text=None) -> list:
             continue
         file, _, anchor = target.partition("#")
         where = (page.parent / file).resolve() if file else page
-        if not where.exists():
+        site = page.parent if (ROOT / "nbs") not in page.parents else ROOT / "nbs"
+        if page.suffix == ".ipynb" and site not in where.parents:
+            found.append(
+                f"links to {target}, which is not on the site: use its address"
+            )
+        elif not where.exists():
             found.append(f"links to {target}, and there is no {where.name} there")
         elif anchor and anchor not in anchors(
             text if where == page else _text(where)
@@ -291,7 +303,7 @@ def links(page, text=None) -> list:
     return found
 
 
-# --- names -------------------------------------------------------------------------------------------------------------
+# --- names ---------------------------------------------------------------- ---
 
 
 def exports() -> dict:
@@ -322,7 +334,7 @@ def _code(nb):
 
 
 def known_names(root=ROOT) -> set:
-    "What a name in backticks may mean: anything in the library, its tests and its experiments, a file of the project, Python"
+    "What a name in backticks may mean: anything in the library, its tests, its experiments, Python"
     found = {"masktune", "torchrun", *dir(builtins), *keyword.kwlist}
     for file in [
         *(root / "masktune").rglob("*.py"),
@@ -337,7 +349,7 @@ def known_names(root=ROOT) -> set:
 
 
 def doc_links(nb, known=None) -> list:
-    "Names in backticks, which nbdev turns into links, that are nowhere: not in the library, nor in this page's code or code blocks"
+    "Names in backticks that are nowhere: not in the library, nor in this page's code"
     known, prose, found = known or known_names(), _prose(nb), []
     mine = _names(_code(nb)) | set(
         re.findall(
@@ -360,7 +372,7 @@ def doc_links(nb, known=None) -> list:
     return found
 
 
-# --- the library -------------------------------------------------------------------------------------------------------
+# --- the library ---------------------------------------------------------- ---
 
 
 def _commented(function) -> dict:
@@ -385,9 +397,10 @@ def _commented(function) -> dict:
             reversed([*f.args.posonlyargs, *f.args.args]), reversed(f.args.defaults)
         )
     }
-    last = lambda a: max(
-        a.end_lineno, getattr(defaults.get(id(a)), "end_lineno", 0)
-    )
+
+    def last(a):
+        return max(a.end_lineno, getattr(defaults.get(id(a)), "end_lineno", 0))
+
     return {
         a.arg: last(a) in comments for a in args if a.arg not in ("self", "cls")
     }
@@ -405,7 +418,7 @@ def _own_doc(cls):
 
 
 def undocumented(names=None) -> list:
-    "Exported functions and classes without a docstring, their parameters without a comment, public methods without a docstring"
+    "What is exported without a docstring, and parameters without a comment"
     found = []
     for name, thing in (names or exports()).items():
         where = f"{getattr(thing, '__module__', '')}.{name}"
@@ -580,10 +593,9 @@ if __name__ == "__main__":
         if (ROOT / p).exists()
         for w in links(ROOT / p)
     ]
-    from readme import readme
+    from generated import outdated
 
-    if (ROOT / "README.md").read_text() != readme():
-        wrong.append("README.md is not nbs/index.ipynb: run make readme")
+    wrong += outdated()
     print(
         "\n".join(wrong)
         or f"{len(pages())} pages and {len(exports())} exported names: nothing to complain about"

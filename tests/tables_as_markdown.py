@@ -1,4 +1,4 @@
-"What a kernel runs before a page: pandas' tables become Markdown, which needs no script and is never cut short."
+"What a kernel runs before a page: tables become Markdown, which needs no script and isn't cut short."
 
 
 def markdown(table):

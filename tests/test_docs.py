@@ -1,6 +1,8 @@
 "The pages are whole: what tests/docs.py says of the real ones, and that it notices when one is broken"
 
-import shutil, subprocess, sys, sysconfig
+import shutil
+import subprocess
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import docs
-from readme import readme
+from generated import outdated, readme
 
 KNOWN = docs.known_names()
 
@@ -43,11 +45,11 @@ def test_links_of_other_texts(file):
     assert not docs.links(docs.ROOT / file)
 
 
-def test_readme_is_the_index():
-    assert (docs.ROOT / "README.md").read_text() == readme(), "run make readme"
+def test_what_is_written_from_the_notebooks_is_what_they_say():
+    assert not outdated()
 
 
-# --- each complaint, seen on a page that deserves it ---------------------------------------------------------------------
+# --- each complaint, seen on a page that deserves it ---------------------- ---
 
 
 def value(text="1", **data):
@@ -70,7 +72,8 @@ def told(tmp_path, nb):
 def test_a_good_page_is_praised(tmp_path):
     nb = good(
         new_markdown_cell(
-            "## A part of it\n\nSee [above](#a-part-of-it), [itself](page.ipynb#a-part-of-it) and `MaskTune`, `predict(model, images)`, `own`."
+            "## A part of it\n\nSee [above](#a-part-of-it), [itself](page.ipynb#a-part-of-it) "
+            "and `MaskTune`, `predict(model, images)`, `own`."
         ),
         new_code_cell("own = 1\nown", outputs=value()),
         new_code_cell(
@@ -122,6 +125,10 @@ BROKEN = {
         new_markdown_cell("![](page.ipynb)")
     ),
     "no gone.ipynb there": lambda: good(new_markdown_cell("[there](gone.ipynb)")),
+    "is not on the site": lambda: good(new_markdown_cell("[there](../README.md)")),
+    "backticks in a link's text": lambda: good(
+        new_markdown_cell("[`there`](page.ipynb)")
+    ),
     "no heading of that name": lambda: good(
         new_markdown_cell("[there](page.ipynb#nowhere)")
     ),
@@ -138,7 +145,9 @@ BROKEN = {
     "a table in HTML": lambda: good(
         new_code_cell("x", outputs=value(**{"text/html": "<table>"}))
     ),
-    "a link in a link": lambda: good(new_markdown_cell("see [`ERM`](page.ipynb)")),
+    "a link in a link": lambda: good(
+        new_markdown_cell("see [[ERM](page.ipynb) there](page.ipynb)")
+    ),
     "no note of which code": lambda: (
         good(new_code_cell("x = 1")) | {"metadata": {}}
     ),
@@ -256,9 +265,10 @@ def test_what_is_undocumented_is_noticed():
         )
         and "said" not in found
     )
-    assert docs.undocumented(dict(render_character=docs.exports()["render_character"])) == [], (
-        "documented: docments a line each, and a docstring"
-    )
+    assert (
+        docs.undocumented(dict(render_character=docs.exports()["render_character"]))
+        == []
+    ), "documented: docments a line each, and a docstring"
 
 
 def test_links_in_html_and_code(tmp_path):

@@ -109,36 +109,30 @@ def test_nothing_exported_needs_the_dev_tools():
 def test_wheel_carries_the_experiments(copy):
     "An installed package finds its experiments without the repository"
     shutil.copy(ROOT / "LICENSE", copy)
-    pip = lambda *args: subprocess.run(
-        [sys.executable, "-m", "pip", "-q", *args], check=True, capture_output=True
-    )
+
+    def pip(*args):
+        command = [sys.executable, "-m", "pip", "-q", *args]
+        subprocess.run(command, check=True, capture_output=True)
+
+    dist, site = copy / "dist", copy / "site"
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(dist), str(copy))
     pip(
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(copy / "dist"),
-        str(copy),
+        "install", "--no-deps", "--target", str(site), str(next(dist.glob("*.whl")))
     )
-    pip(
-        "install",
-        "--no-deps",
-        "--target",
-        str(copy / "site"),
-        str(next((copy / "dist").glob("*.whl"))),
+    script = (
+        "import masktune, masktune.runs.parameters as r;"
+        "print(masktune.MaskTune, r.list_experiments()['biased_mnist'],"
+        " *r.experiment_parameters('biased_mnist').index)"
     )
     found = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import masktune.runs.parameters as r; print(r.list_experiments()['biased_mnist'], *r.experiment_parameters('biased_mnist').index)",
-        ],
+        [sys.executable, "-c", script],
         cwd=copy.parent,
-        env=os.environ | {"PYTHONPATH": str(copy / "site")},
+        env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
+    assert (site / "masktune" / "py.typed").exists()
     assert (
         str(copy / "site" / "masktune" / "experiments") in found
         and "n_seeds" in found
