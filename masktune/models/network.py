@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..core.validation import check_choice
+
 # %% ../../nbs/models/00_network.ipynb #78d6c184
 class Network(nn.Module):
     "A classifier of images in [0, 1]: `head(pool(features(x)))`"
@@ -72,31 +74,36 @@ class Network(nn.Module):
         return f"**{name}**: {self.n_classes} classes, {n:,} parameters, {self.head.in_features} pooled features"
 
 # %% ../../nbs/models/00_network.ipynb #6cb3b1d6
-def _conv(i, o):
-    return [
-        nn.Conv2d(i, o, 3, bias=False),
-        nn.BatchNorm2d(o),
-        nn.ReLU(inplace=True),
-    ]
+def _conv(i, o, norm):
+    return [nn.Conv2d(i, o, 3, bias=False), norm(o), nn.ReLU(inplace=True)]
+
+
+def _group_norm(channels):
+    return nn.GroupNorm(channels // 4, channels)
 
 
 def small_cnn(
     n_classes: int,  # number of logits
+    norm: str = "batch",  # "batch", or "group": groups of 4 channels
     **kw,  # mean, std, source: see `Network`
 ) -> Network:
     "Two blocks of two 3×3 convolutions, 16 and 32 channels wide, then one hidden layer (MaskTune's released code)"
+    if check_choice("norm", norm, ["batch", "group"]) == "batch":
+        norm_2d, norm_1d = nn.BatchNorm2d, nn.BatchNorm1d
+    else:
+        norm_2d = norm_1d = _group_norm
     backbone = nn.Sequential(
-        *_conv(3, 16),
-        *_conv(16, 16),
+        *_conv(3, 16, norm_2d),
+        *_conv(16, 16, norm_2d),
         nn.MaxPool2d(2),
-        *_conv(16, 32),
-        *_conv(32, 32),
+        *_conv(16, 32, norm_2d),
+        *_conv(32, 32, norm_2d),
     )
     neck = nn.Sequential(
         nn.AdaptiveMaxPool2d(4),
         nn.Flatten(),
         nn.Linear(512, 256, bias=False),
-        nn.BatchNorm1d(256),
+        norm_1d(256),
         nn.ReLU(),
     )
     return Network(backbone, neck, nn.Linear(256, n_classes), **kw)

@@ -6,6 +6,7 @@
 __all__ = ['IMAGENET_STATS', 'efficientnet_lite0', 'create_model', 'save_model', 'load_model']
 
 # %% ../../nbs/models/02_zoo.ipynb #9918b873
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,6 +63,7 @@ def efficientnet_lite0(
 
 _BUILDERS = {
     "small_cnn": small_cnn,
+    "small_cnn_gn": partial(small_cnn, norm="group"),
     "resnet32": resnet32,
     "efficientnet_lite0": efficientnet_lite0,
 }
