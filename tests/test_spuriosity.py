@@ -1,4 +1,4 @@
-"Spuriosity Rankings: the order follows the truth, the ends are the real ends, answers survive a file and a click."
+"Spuriosity Rankings: the order follows the truth, both ends are real, answers survive a file and a click."
 
 import json
 
@@ -29,7 +29,7 @@ from masktune.plots.sheets import feature_maps
 
 
 def noisy(n, purpose, lies=0.05):
-    "Dim noise with a square of random strength, red for class 0 and green for class 1, and a weak stripe that tells the truth"
+    "Dim noise with a square of random strength, red for class 0, green for class 1, and a weak true stripe"
     g = make_generator(0, "noisy", purpose)
     x, y = torch.randint(20, (n, 3, 16, 16), generator=g), torch.arange(n) % 2
     strength = torch.rand(n, generator=g)
@@ -134,7 +134,7 @@ def test_importance_is_mean_activation_times_weight_over_all_images_of_the_class
 
 
 def test_the_gap_is_between_the_real_ends():
-    "1,500 images of a class, more than the 1,000 that the released code keeps: right above the middle, wrong below"
+    "1,500 images of a class, more than the released code keeps: right above the middle, wrong below"
     n = 1500
     score = torch.randperm(n, generator=make_generator(0, "score")).float()
     split = Features.from_tensors(
@@ -171,17 +171,18 @@ def test_features_are_chosen_by_groups():
 def test_tuning_on_the_least_spurious_helps_where_the_cue_lies(planted):
     bench, _, net = planted
     before = fingerprint(net)
-    fit = lambda images: SpuriosityRanking(
-        spurious="groups",
-        images=images,
-        n=40,
-        gap=-1.0,
-        epochs=100,
-        lr=0.05,
-        device="cpu",
-    ).fit(net, bench)
+
+    def fit(images):
+        method = SpuriosityRanking(
+            spurious="groups", images=images, n=40, gap=-1.0, epochs=100, lr=0.05
+        )
+        method.device = "cpu"
+        return method.fit(net, bench)
+
+    def lying(m):
+        return predict(m, bench.tests["lying"]).accuracy
+
     least, chance = fit("least"), fit("random")
-    lying = lambda m: predict(m, bench.tests["lying"]).accuracy
     assert (
         lying(least.model_) > lying(chance.model_) + 0.15
         and lying(least.model_) > lying(net) + 0.15
@@ -224,17 +225,17 @@ def test_which_images_are_tuned_on(planted):
     )
     rows = extract_features(net, bench.train)
     assert (
-        m._chosen(net.head, rows).tolist()
+        m._choose_images(net.head, rows).tolist()
         == torch.cat([m.ranking_.order(k)[-7:] for k in (0, 1)]).tolist()
     )
     m.images = "misclassified"
-    wrong = m._chosen(net.head, rows)
+    wrong = m._choose_images(net.head, rows)
     assert len(wrong) and not predict(net, bench.train).correct[wrong].any()
     m.images, m.spurious_ = (
         "least",
         {0: m.spurious_[0]},
     )  # class 1 has no spurious feature: it takes part with random images
-    chosen = m._chosen(net.head, rows)
+    chosen = m._choose_images(net.head, rows)
     assert (bench.train.labels[chosen] == 1).sum() == 7
 
 
@@ -274,7 +275,7 @@ def test_answers_survive_a_file_and_a_broken_one_is_refused(planted, tmp_path):
         and len(ranking.table()) == 300
     )
     good = json.loads(file.read_text())
-    for broken, said in (
+    for broken, message in (
         ("{", "damaged"),
         ("[]", "holds no answers"),
         (json.dumps(good | dict(asked={"a": {"1": "yes"}})), "answer 'yes'"),
@@ -283,9 +284,9 @@ def test_answers_survive_a_file_and_a_broken_one_is_refused(planted, tmp_path):
         (json.dumps(good | dict(asked=[1])), "damaged"),
     ):
         file.write_text(broken)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             Annotations.load(file)
-    with pytest.raises(FileNotFoundError, match="candidates"):
+    with pytest.raises(FileNotFoundError, match="candidate_features"):
         Annotations.load(tmp_path / "none.json")
     with pytest.raises(ValueError, match="class='z' is not known"):
         answers.mark("z", first)
@@ -323,7 +324,7 @@ def test_the_map_of_a_feature_behind_a_mean_is_its_channel(planted):
 
 def test_it_refuses_what_it_cannot_do(planted):
     bench, _, net = planted
-    for make, said in (
+    for make, message in (
         (dict(), "nobody has said which features are spurious"),
         (dict(spurious={}), "no feature is called spurious"),
         (dict(spurious={"a": [99]}), "there is no feature 99 among 32"),
@@ -334,7 +335,7 @@ def test_it_refuses_what_it_cannot_do(planted):
         ),
         (dict(spurious="groups", images="best"), "images='best'"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             SpuriosityRanking(**make).fit(net, bench)
     with pytest.raises(ValueError, match="needs a network to look through"):
         SpuriosityRanking(spurious="groups").rank(bench)
