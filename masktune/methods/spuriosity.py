@@ -262,7 +262,7 @@ class _GapStopping(_HeadTuner):
         return pd.DataFrame(history)
 
 # %% ../../nbs/methods/07_spuriosity.ipynb #a1f8f676
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class _Ranker(HeadMethod, _FeatureNaming):
     "The ranking half of `SpuriosityRanking`."
 
@@ -303,7 +303,7 @@ class _Ranker(HeadMethod, _FeatureNaming):
         return Ranking(spuriosity_scores(features, named), split, named)
 
 # %% ../../nbs/methods/07_spuriosity.ipynb #27848233
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class SpuriosityRanking(_Ranker, _GapStopping):
     """Tune the head on the least spurious images of each class (Moayeri et al. 2023, section 5).
 
