@@ -35,7 +35,7 @@ check-docs: $(READY) ## every page is whole: outputs, links, alt texts, sidebar,
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(PYTHON) -m jupyterlab nbs
 
-notebooks: $(READY) ## export the library, run its pages in place (one: NB=nbs/training/00_loop.ipynb), note what ran, clean them
+notebooks: $(READY) ## export the library, run its pages in place (one: NB=nbs/training/01_loop.ipynb), note what ran, clean them
 	$(SCRIPTS)/nbdev_export
 	MASKTUNE_LOG=/dev/null $(PYTHON) tests/docs.py run $(PAGES)
 	$(SCRIPTS)/nbdev_clean

@@ -12,12 +12,14 @@ RUN = """
 import sys, torch
 sys.path.insert(0, {here!r})
 from {module} import {data}, method
-from masktune.models import create, save
+from masktune.models.zoo import create_model, save_model
 torch.set_num_threads(1)
-m = method().fit(create("small_cnn", 2), {data}(), checkpoint=sys.argv[1])
-save(m.model_, sys.argv[2] + "/best.pt"); save(m.last_, sys.argv[2] + "/last.pt")
+m = method().fit(create_model("small_cnn", 2), {data}(), checkpoint=sys.argv[1])
+save_model(m.model_, sys.argv[2] + "/best.pt")
+save_model(m.last_, sys.argv[2] + "/last.pt")
 m.history_.to_csv(sys.argv[2] + "/history.csv")
-if hasattr(m, "group_weights_"): m.group_weights_.to_csv(sys.argv[2] + "/weights.csv")
+if hasattr(m, "group_weights_"):
+    m.group_weights_.to_csv(sys.argv[2] + "/weights.csv")
 """
 
 

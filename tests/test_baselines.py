@@ -1,7 +1,5 @@
 "GroupDRO and JTT do what they say, and survive being killed."
 
-import copy
-
 import pytest
 import torch
 
@@ -13,8 +11,9 @@ from masktune.data.glyphs import make_glyphs
 from masktune.data.split import Split
 from masktune.evaluation.metrics import evaluate, predict
 from masktune.methods.erm import ERM
-from masktune.methods.group_dro_jtt import GroupDRO, JTT, _GroupBalanced
-from masktune.methods.heads import Features, head_as_network
+from masktune.methods.group_dro_jtt import GroupDRO, JTT, group_dro_loss
+from masktune.methods.heads import Features, balanced_sample_weight
+from masktune.methods.heads import head_as_network
 from masktune.models.zoo import create_model, load_model
 
 
@@ -92,60 +91,77 @@ def test_one_group_is_erm():
 
 def test_one_step_by_hand():
     "Algorithm 1: the weights move first, by exp(η·(loss + C/√n)), and weigh the groups' means; a group that is not in the batch stays"
-    m = GroupDRO(step_size=2.0)
-    weights, logits = (
-        torch.tensor([0.2, 0.3, 0.5]),
-        torch.tensor([[2.0, 0], [0, 1], [1, 1]], requires_grad=True),
+    before = torch.tensor([0.2, 0.3, 0.5])
+    weights, losses = (
+        before.clone(),
+        torch.tensor([0.1, 0.7, 2.0], requires_grad=True),
     )
-    batch = type(
-        "Batch", (), dict(y=torch.tensor([0, 0, 1]), group=torch.tensor([0, 0, 2]))
-    )
-    losses = torch.nn.functional.cross_entropy(
-        logits, batch.y, reduction="none"
-    ).detach()
-    extra = torch.tensor([0.1, 0.2, 0.3])
-    means = torch.stack([losses[:2].mean(), torch.tensor(0.0), losses[2]])
-    q = torch.tensor([0.2, 0.3, 0.5]) * torch.exp(
-        2 * torch.stack([means[0] + 0.1, torch.tensor(0.0), means[2] + 0.3])
-    )
-    q /= q.sum()
-    loss = m._loss(weights, extra, logits, batch)
-    assert (
-        torch.allclose(weights, q)
-        and torch.allclose(loss, (q * means).sum())
-        and not weights.requires_grad
-        and loss.requires_grad
-    )
+    groups, adjustments = torch.tensor([0, 0, 2]), torch.tensor([0.1, 0.2, 0.3])
+    loss = group_dro_loss(losses, groups, weights, adjustments, step_size=2.0)
+    means = torch.tensor([0.4, 0.0, 2.0])
+    moved = before * torch.tensor([2 * (0.4 + 0.1), 0.0, 2 * (2.0 + 0.3)]).exp()
+    moved /= moved.sum()
+    assert torch.allclose(weights, moved) and not weights.requires_grad
+    assert torch.allclose(loss, (moved * means).sum())
+    loss.backward()
+    assert torch.allclose(losses.grad, moved[groups] / torch.tensor([2.0, 2, 1]))
 
 
 def test_the_size_adjustment_is_c_over_root_n(bench, head, monkeypatch):
+    import masktune.methods.group_dro_jtt as module
+
     seen = []
-    monkeypatch.setattr(
-        GroupDRO,
-        "_loss",
-        lambda self, w, extra, logits, batch, old=GroupDRO._loss: (
-            seen.append(extra),
-            old(self, w, extra, logits, batch),
-        )[1],
-    )
+
+    def spy(losses, groups, weights, adjustments, step_size):
+        seen.append(adjustments)
+        return group_dro_loss(losses, groups, weights, adjustments, step_size)
+
+    monkeypatch.setattr(module, "group_dro_loss", spy)
     GroupDRO(epochs=1, adjustment=3.0, device="cpu").fit(head, bench)
     assert torch.allclose(seen[0], 3 / torch.bincount(bench.train.groups).sqrt())
 
 
 def test_balanced_batches():
     "A quarter of the images from each group in the long run, whatever its size; another order each epoch, the same for the same seed"
-    s = copy.copy(vectors(4000, 0.95, 0))
-    s.__class__ = _GroupBalanced
+    split = vectors(4000, 0.95, 0)
+    weights = balanced_sample_weight(split, "groups")
     drawn = [
-        torch.cat([b.group for b in s.batches(128, True, (0, e))])
-        for e in (0, 0, 1)
+        torch.cat(
+            [
+                batch.group
+                for batch in split.batches(
+                    128, True, (0, epoch), sample_weights=weights
+                )
+            ]
+        )
+        for epoch in (0, 0, 1)
     ]
-    assert (
-        drawn[0].equal(drawn[1])
-        and not drawn[0].equal(drawn[2])
-        and len(drawn[0]) == 4000
-    )
+    assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2])
+    assert len(drawn[0]) == 4000
     assert (torch.bincount(drawn[0]) / 4000 - 0.25).abs().max() < 0.03
+
+
+def test_only_a_balanced_groupdro_draws_by_group(bench, head):
+    "The share of the small groups among the images that the loss sees"
+
+    def seen(balanced):
+        groups = []
+
+        class Spy(GroupDRO):
+            def _loss(self, split, weights, n):
+                loss = super()._loss(split, weights, n)
+
+                def spying(net, batch):
+                    groups.append(batch.group)
+                    return loss(net, batch)
+
+                return spying
+
+        Spy(epochs=1, device="cpu", balanced=balanced).fit(head, bench)
+        return torch.bincount(torch.cat(groups)) / len(bench.train)
+
+    assert (seen(True) - 0.25).abs().max() < 0.04
+    assert seen(False).equal(torch.bincount(bench.train.groups) / len(bench.train))
 
 
 def test_groupdro_lifts_the_worst_group(bench, head):
@@ -154,9 +170,9 @@ def test_groupdro_lifts_the_worst_group(bench, head):
         m = GroupDRO(epochs=5, lr=0.1, device="cpu", **kw).fit(head, bench)
         assert worst(m, bench) > worst(erm, bench) + 0.4, kw
     assert m.group_weights_.iloc[[1, 2]].min() > 0.1, (
-        "the groups whose cue lies, a hundredth of the rows each, weigh much more than that"
+        "the bias-conflicting groups, a hundredth of the rows each, weigh much more than that"
     )
-    assert m.history_.val_worst_group.max() == pytest.approx(
+    assert m.history_.val_worst_group_accuracy.max() == pytest.approx(
         evaluate(m.model_, bench.val).worst_group_accuracy
     )
 
@@ -217,26 +233,21 @@ def test_resumed_is_the_same(make, tmp_path):
         )
 
 
-def test_jtt_does_what_it_says(bench, head, monkeypatch):
-    "The error set is what the first run gets wrong; the second run, anew, sees it `upweight` times"
-    import masktune.baselines as baselines
+@pytest.mark.parametrize("preset, times", [("paper", 7), ("released_code", 8)])
+def test_jtt_does_what_it_says(bench, head, monkeypatch, preset, times):
+    "The error set is what the first run gets wrong; the second run starts anew and sees it `upweight` times, in the released code once more"
+    import masktune.methods.group_dro_jtt as module
 
     fits = []
-    monkeypatch.setattr(
-        baselines,
-        "ERM",
-        type(
-            "Spy",
-            (ERM,),
-            dict(
-                fit=lambda self, net, b, c=None: (
-                    fits.append((self.epochs, net, b)),
-                    ERM.fit(self, net, b, c),
-                )[1]
-            ),
-        ),
-    )
-    m = JTT(epochs=4, lr=0.1, upweight=7, device="cpu").fit(head, bench)
+
+    class Spy(ERM):
+        def fit(self, net, b, checkpoint=None):
+            fits.append((self.epochs, net, b))
+            return super().fit(net, b, checkpoint)
+
+    monkeypatch.setattr(module, "ERM", Spy)
+    m = JTT(epochs=4, lr=0.1, upweight=7, preset=preset, device="cpu")
+    m.fit(head, bench)
     (first, net1, b1), (second, net2, b2) = fits
     assert (
         (first, second) == (1, 4) and net1 is head and net2 is head and b1 is bench
@@ -248,10 +259,10 @@ def test_jtt_does_what_it_says(bench, head, monkeypatch):
     positions = {tuple(v): i for i, v in enumerate(bench.train.values.tolist())}
     for v in b2.train.values.tolist():
         counts[positions[tuple(v)]] += 1
-    assert (counts[wrong] == 7).all() and counts.sum() == len(
-        bench.train
-    ) + 6 * len(wrong)
-    assert fits[0][2].train is bench.train and m.labels_used == "class labels"
+    expected = torch.ones(len(bench.train))
+    expected[wrong] = times
+    assert counts.equal(expected)
+    assert b1.train is bench.train and m.labels_used == "class labels"
 
 
 def test_jtt_lifts_the_worst_group(bench, head):
@@ -275,6 +286,16 @@ def test_what_is_refused():
         GroupDRO().fit(
             create_model("small_cnn", 2), Benchmark("bare", b.train, bare, {})
         )
-    assert "groups of training" in repr(GroupDRO()) and "'class labels'" in repr(
-        JTT()
-    )
+    assert "groups of training" in GroupDRO().labels_used
+    for wrong, message in (
+        (dict(step_size=float("nan")), "step_size=nan must be a finite number"),
+        (
+            dict(adjustment=-1.0),
+            "adjustment=-1.0 must be a finite number of at least 0",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GroupDRO(**wrong).fit(create_model("small_cnn", 2), b)
+    for name in ("upweight", "first_epochs"):
+        with pytest.raises(ValueError, match=f"{name}=0 must be a whole number"):
+            JTT(**{name: 0}).fit(create_model("small_cnn", 2), b)

@@ -25,7 +25,7 @@ from ..data.split import Split, _checked_integers, _checked_names
 from ..evaluation.metrics import gather_across_ranks, group_report, predict
 from ..models.network import Network, eval_mode
 from ..models.wrap import wrap
-from ..training.loop import Method
+from ..training.settings import Method
 
 # %% ../../nbs/methods/03_heads.ipynb #209857ed
 class Features(Split):
