@@ -285,8 +285,9 @@ def prepare_network(
 ) -> Network:  # on the device that the settings ask for
     "A copy of `model` to train. Raise a `ValueError` if settings, network and data don't fit."
     settings.check_settings()
-    sides = bench.train.image_size  # none for vectors
-    net = wrap(model, size=sides[-1]) if sides else wrap(model)
+    net = model
+    if not isinstance(net, Network):
+        net = wrap(model, size=bench.train.image_size[-1])
     if settings.needs_trained and net.untrained:
         raise _untrained_error(settings)
     if net.n_classes != bench.n_classes:
