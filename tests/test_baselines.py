@@ -67,8 +67,11 @@ def worst(m, bench):
 
 def test_one_group_is_erm():
     b = noise(256)
-    one = lambda s: Split.from_tensors(s.images, s.labels, torch.zeros(len(s)))
-    b = Benchmark("one", one(b.train), one(b.val), {})
+    one_group = [
+        Split.from_tensors(s.images, s.labels, torch.zeros(len(s)))
+        for s in (b.train, b.val)
+    ]
+    b = Benchmark("one", *one_group, {})
     kw = dict(epochs=2, batch_size=32, device="cpu")
     dro, erm = (
         m.fit(create_model("small_cnn", 2), b)
@@ -90,7 +93,7 @@ def test_one_group_is_erm():
 
 
 def test_one_step_by_hand():
-    "Algorithm 1: the weights move first, by exp(η·(loss + C/√n)), and weigh the groups' means; a group that is not in the batch stays"
+    "Algorithm 1: the weights move first, by exp(η·(loss + C/√n)); a group that is not in the batch stays"
     before = torch.tensor([0.2, 0.3, 0.5])
     weights, losses = (
         before.clone(),
@@ -190,7 +193,7 @@ def test_groups_that_training_lacks_weigh_nothing():
 
 @pytest.mark.slow
 def test_kill_9_with_group_weights(tmp_path):
-    "A real process, killed at odd moments, ends with the same weights of the network and of the groups, bit for bit"
+    "A real process, killed at odd moments, ends with the same weights of network and groups, bit for bit"
     whole, killed, kills = whole_and_killed(
         "test_baselines", "noise", tmp_path, (0.05, 0.6)
     )
@@ -213,9 +216,11 @@ def test_kill_9_with_group_weights(tmp_path):
 )
 def test_resumed_is_the_same(make, tmp_path):
     b, net = noise(160), create_model("small_cnn", 2)
-    run = lambda left=None, **kw: make(
-        epochs=2, batch_size=16, augment=Interrupted(left), device="cpu"
-    ).fit(net, b, **kw)
+
+    def run(left=None, checkpoint=None):
+        m = make(epochs=2, batch_size=16, augment=Interrupted(left), device="cpu")
+        return m.fit(net, b, checkpoint)
+
     whole = run()
     for left in (4, 9):
         with pytest.raises(Stop):
@@ -235,7 +240,7 @@ def test_resumed_is_the_same(make, tmp_path):
 
 @pytest.mark.parametrize("preset, times", [("paper", 7), ("released_code", 8)])
 def test_jtt_does_what_it_says(bench, head, monkeypatch, preset, times):
-    "The error set is what the first run gets wrong; the second run starts anew and sees it `upweight` times, in the released code once more"
+    "The second run starts anew and sees the first one's errors `upweight` times, in the released code once more"
     import masktune.methods.group_dro_jtt as module
 
     fits = []
