@@ -4,17 +4,26 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
+from masktune.data.glyphs import make_glyphs
 from masktune.evaluation.metrics import evaluate
+from masktune.methods.last_layer import LastLayerRetraining
+from masktune.models.zoo import create_model
+from masktune.plots.sheets import plot_saliency_comparison
+from masktune.runs.compare import Comparison, compare_methods
+from masktune.runs.measure import evaluate_networks
+from masktune.runs.settings import METHOD_BUILDERS, build_methods, resolve_settings
+from masktune.runs.settings import subsample
 
-TOLD = dict(
+GIVEN = dict(
     scale="mini",
     method="all",
     epochs=None,
     lr=0.02,
     batch_size=64,
     finetune_lr=None,
-    k=2.0,
+    n_std=2.0,
     iterations=1,
     weights="last",
     seed=0,
@@ -23,136 +32,161 @@ TOLD = dict(
 )
 
 
-def asked(out, **given):
-    return settled(
-        TOLD | dict(out=str(out)) | given, mini=dict(epochs=1), full=dict(epochs=9)
-    )
+def settings(out, **given):
+    parameters = GIVEN | dict(out=str(out)) | given
+    return resolve_settings(parameters, mini=dict(epochs=1), full=dict(epochs=9))
 
 
-def data(seed):
-    return glyphs("AB", n=200, size=28, spurious_correlation=0.9, seed=seed)
+def letters(seed):
+    return make_glyphs("AB", n=200, size=28, spurious_correlation=0.9, seed=seed)
 
 
 def start(bench, seed):
-    return create("small_cnn", 2, seed=seed)
+    return create_model("small_cnn", 2, seed=seed)
+
+
+def compared(s, bench=letters):
+    return compare_methods(bench, start, build_methods(s), s)
 
 
 def test_what_is_given_wins_over_the_scale(tmp_path):
-    assert (
-        asked(tmp_path).epochs == 1
-        and asked(tmp_path, scale="full").epochs == 9
-        and asked(tmp_path, epochs=3).epochs == 3
-    )
+    assert settings(tmp_path).epochs == 1
+    assert settings(tmp_path, scale="full").epochs == 9
+    assert settings(tmp_path, epochs=3).epochs == 3
     with pytest.raises(ValueError, match="scale='tiny' is not known"):
-        asked(tmp_path, scale="tiny")
+        settings(tmp_path, scale="tiny")
 
 
 def test_names_in_any_case_and_unknown_ones(tmp_path):
-    assert list(chosen_methods(asked(tmp_path, method="dfr, masktune"))) == [
-        "ERM",
-        "MaskTune",
-        "DFR",
-    ]
-    with pytest.raises(
-        ValueError, match="method='MaskTun' is not known. Did you mean 'MaskTune'"
-    ):
-        chosen_methods(asked(tmp_path, method="ERM,MaskTun"))
-    own = chosen_methods(
-        asked(tmp_path, method="Mine"),
-        Mine=lambda s, all, whole: LastLayer(l2=1.0, **all),
-    )
-    assert own["Mine"](3).l2 == 1.0 and own["Mine"](3).seed == 3
+    s = settings(tmp_path, method="dfr, masktune")
+    assert list(build_methods(s)) == ["ERM", "MaskTune", "DFR"]
+    with pytest.raises(ValueError, match="Did you mean 'MaskTune'"):
+        build_methods(settings(tmp_path, method="ERM,MaskTun"))
+
+
+def test_a_builder_of_ones_own(tmp_path):
+    def mine(s, common, training):
+        return LastLayerRetraining(l2=1.0, **common)
+
+    built = build_methods(settings(tmp_path, method="Mine"), Mine=mine)
+    assert built["Mine"](3).l2 == 1.0 and built["Mine"](3).seed == 3
+
+
+def test_every_builder_passes_the_settings_on(tmp_path):
+    s = settings(tmp_path, epochs=7, n_std=1.5, finetune_lr=0.003, iterations=2)
+    built = {name: build(5) for name, build in build_methods(s).items()}
+    assert list(built) == list(METHOD_BUILDERS)
+    assert {m.seed for m in built.values()} == {5}
+    for name in ("ERM", "ULE", "JTT", "GroupDRO"):
+        assert (built[name].epochs, built[name].lr) == (7, 0.02), name
+    for name in ("MaskTune", "RandomMask"):
+        assert (built[name].epochs, built[name].lr) == (1, 0.003), name
+        assert (built[name].n_std, built[name].init_from) == (1.5, "last"), name
+    assert built["MaskTune"].iterations == 2
+    assert built["NeuronTune"].tune_on == "train"
+    assert built["NeuronTune-val"].tune_on == "val"
+    assert built["LastLayerRetraining-val"].tune_on == "val"
+
+
+def test_a_subsample_is_spread_over_each_split():
+    bench = letters(0)
+    small = subsample(bench, 30)
+    step = -(-len(bench.train) // 30)
+    assert len(small.train) <= 30
+    assert torch.equal(small.train.labels, bench.train.labels[::step])
 
 
 def test_rows_of_what_was_asked_for_and_their_difference(tmp_path):
-    s = asked(tmp_path, method="ERM,LastLayer", n_seeds=2)
-    found = compare(data, start, chosen_methods(s), s)
-    each = found.wide("balanced accuracy", "minutes")
-    assert each.method.tolist() == [
-        "ERM",
-        "LastLayerRetraining",
-    ] * 2 and each.seed.tolist() == [0, 0, 1, 1]
-    at = each.pivot(index="seed", columns="method", values="balanced accuracy")
-    text = found.table("balanced accuracy", title="two methods", against="ERM").data
-    assert f"{(at.LastLayer - at.ERM).mean():+.1f}" in text and text == (
-        tmp_path / "table.md"
-    ).read_text().rstrip("\n")
-    assert (
-        pd.read_csv(tmp_path / "table.csv").method.tolist() == each.method.tolist()
-    )
+    s = settings(tmp_path, method="ERM,LastLayerRetraining", n_seeds=2)
+    found = compared(s)
+    column = "balanced accuracy"
+    each = found.wide(column, "minutes")
+    assert each.method.tolist() == ["ERM", "LastLayerRetraining"] * 2
+    assert each.seed.tolist() == [0, 0, 1, 1]
+    at = each.pivot(index="seed", columns="method", values=column)
+    text = found.table(column, title="two methods", against="ERM").data
+    assert f"{(at.LastLayerRetraining - at.ERM).mean():+.1f}" in text
+    assert text == (tmp_path / "table.md").read_text().rstrip("\n")
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table.method.tolist() == each.method.tolist()
     images = pd.read_parquet(tmp_path / "predictions.parquet").query(
         "method == 'ERM' and seed == 1 and weights == 'last' and split == 'balanced'"
     )
-    assert (images.label == images.predicted).mean() == pytest.approx(
-        at.ERM[1] / 100
-    )  # the two files tell the same
+    # both files hold the same result
+    accuracy = (images.label == images.predicted).mean()
+    assert accuracy == pytest.approx(at.ERM[1] / 100)
 
 
 def test_erm_has_no_rows_unless_it_was_asked_for_and_a_refusal_is_noted(tmp_path):
-    def without(seed):
-        b = data(seed)
-        b.val.groups = None
-        return b
+    def without_groups(seed):
+        bench = letters(seed)
+        bench.val.groups = None
+        return bench
 
-    s = asked(tmp_path, method="LastLayer,DFR")
-    found = compare(without, start, chosen_methods(s), s)
-    assert found.metrics.method.unique().tolist() == [
-        "LastLayerRetraining"
-    ] and list(found.fitted) == ["ERM", "LastLayerRetraining"]
-    assert (
-        found.refused.method.tolist() == ["DFR"]
-        and "DFR needs the groups" in found.refused.why[0]
-    )
-    s = asked(tmp_path / "alone", method="DFR")
+    s = settings(tmp_path, method="LastLayerRetraining,DFR")
+    found = compared(s, without_groups)
+    assert found.metrics.method.unique().tolist() == ["LastLayerRetraining"]
+    assert list(found.fitted) == ["ERM", "LastLayerRetraining"]
+    assert found.refused.method.tolist() == ["DFR"]
+    assert "DFR needs the groups" in found.refused.why[0]
+    s = settings(tmp_path / "alone", method="DFR")
     with pytest.raises(ValueError, match="DFR needs the groups"):
-        compare(
-            without, start, chosen_methods(s), s
-        )  # the only one that was asked for
+        compared(s, without_groups)  # the only method that was asked for
 
 
 def test_a_second_start_finds_everything_done(tmp_path, monkeypatch):
-    s = asked(tmp_path, method="ERM,MaskTune")
-    first = compare(data, start, chosen_methods(s), s).metrics
+    s = settings(tmp_path, method="ERM,MaskTune")
+    first = compared(s).metrics
     monkeypatch.setattr(
         "torch.Tensor.backward", lambda *a, **k: pytest.fail("it trained again")
     )
     clock = tmp_path / "checkpoints" / "0" / "ERM" / "minutes.json"
-    clock.write_text(json.dumps(json.loads(clock.read_text()) | dict(minutes=60)))
-    again = compare(data, start, chosen_methods(s), s).metrics
-    kept = first.metric != "minutes"
-    pd.testing.assert_frame_equal(first[kept], again[kept])
-    assert (
-        again[~kept & (again.method == "ERM")].value.between(60, 61).all()
-    )  # those of the first start are counted
+    kept = json.loads(clock.read_text())
+    clock.write_text(json.dumps(kept | dict(minutes=60)))
+    again = compared(s).metrics
+    numbers = first.metric != "minutes"
+    pd.testing.assert_frame_equal(first[numbers], again[numbers])
+    minutes = again[~numbers & (again.method == "ERM")].value
+    assert minutes.between(60, 61).all(), "those of the first start are counted"
 
 
 def test_heads_are_measured_on_features_as_on_images(tmp_path):
-    s = asked(tmp_path, method="LastLayerRetraining")
-    found = compare(data, start, chosen_methods(s), s)
+    s = settings(tmp_path, method="LastLayerRetraining")
+    found = compared(s)
     on_images = evaluate(
-        found.net("LastLayerRetraining"), data(0).tests["balanced"]
+        found.net("LastLayerRetraining"), letters(0).tests["balanced"]
     ).accuracy
-    assert (
-        abs(
-            found.wide("balanced accuracy")["balanced accuracy"][0] / 100
-            - on_images
-        )
-        <= 0.02
-    )  # features are half floats
+    on_features = found.wide("balanced accuracy")["balanced accuracy"][0] / 100
+    assert abs(on_features - on_images) <= 0.02  # features are half floats
 
 
 def test_both_weights_the_history_and_a_gap(tmp_path):
-    s = asked(tmp_path, method="ERM", epochs=2)
-    found = compare(data, start, chosen_methods(s), s)
-    assert found.metrics.query("metric == 'loss'").epoch.tolist() == [1, 2] and set(
-        found.metrics.weights
-    ) == {"best", "last"}
+    found = compared(settings(tmp_path, method="ERM", epochs=2))
+    losses = found.metrics[found.metrics.metric == "loss"]
+    assert losses.epoch.tolist() == [1, 2]
+    assert set(found.metrics.weights) == {"best", "last"}
     found.derive(lambda a: dict(gap=a["aligned accuracy"] - a["reversed accuracy"]))
-    w = found.wide("aligned accuracy", "reversed accuracy", "gap")
-    assert w.gap[0] == pytest.approx(
-        w["aligned accuracy"][0] - w["reversed accuracy"][0]
-    )
+    wide = found.wide("aligned accuracy", "reversed accuracy", "gap")
+    difference = wide["aligned accuracy"][0] - wide["reversed accuracy"][0]
+    assert wide.gap[0] == pytest.approx(difference)
     with pytest.raises(ValueError, match="Did you mean 'gap'"):
         found.wide("gapp")
-    figure = looks({"ERM": found.net("ERM")}, data(0).tests["balanced"], each=1)
+    figure = plot_saliency_comparison(
+        {"ERM": found.net("ERM")}, letters(0).tests["balanced"], each=1
+    )
     assert len(figure.axes) >= 3 * 4
+
+
+def test_numbers_are_those_of_evaluate(tmp_path):
+    bench, net = letters(0), start(None, 0)
+    numbers, predictions = evaluate_networks(dict(last=net), bench, method="ERM")
+    report = evaluate(net, bench.tests["balanced"], bench.train)
+    at = numbers[numbers.split == "balanced"].set_index("metric").value
+    for name in ("accuracy", "worst_group_accuracy", "reweighted_accuracy"):
+        assert at[name] == pytest.approx(getattr(report, name)), name
+    assert numbers.columns[0] == predictions.columns[0] == "method"
+
+
+def test_an_empty_comparison_says_so(tmp_path):
+    with pytest.raises(ValueError, match="nothing has been measured yet"):
+        Comparison(tmp_path).wide("accuracy")

@@ -1,33 +1,27 @@
-"Tables over many runs, against made-up numbers of known answers: means, paired differences, Holm, selection rules, and nothing averaged or missing unsaid."
+"Tables over many runs, against made-up numbers of known answers: nothing is averaged or missing unsaid."
 
-import json, shutil, sys, types
-from pathlib import Path
+import json
+import re
+import warnings
+from io import StringIO
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
-from masktune.core.files import fingerprint, resolve_path
-from masktune.core.random import make_generator
-from masktune.data.benchmark import Benchmark
-from masktune.data.split import Split
+from masktune.core.files import resolve_path
 from masktune.evaluation.metrics import Predictions
-from masktune.methods.erm import ERM
-from masktune.methods.masktune import MaskTune
-from masktune.models.zoo import create_model
-from masktune.runs.results import SELECTION_RULES, apply_selection
+from masktune.runs.published import format_published, with_published
 from masktune.runs.results import metrics_from_predictions, read_metrics
-from masktune.runs.tables import (
-    _bootstrap_interval,
-    _wide,
-    _wilcoxon,
-    holm_correction,
-)
-from masktune.runs.tables import results_table, with_published
-from masktune.training.trackers import TensorBoard, log_to
+from masktune.runs.selection import SELECTION_RULES, apply_selection
+from masktune.runs.selection import filter_metrics
+from masktune.runs.statistics import _bootstrap_interval, _wilcoxon
+from masktune.runs.statistics import holm_correction
+from masktune.runs.stored import current_names, current_parameters
+from masktune.runs.stored import read_config, read_table
+from masktune.runs.tables import results_table
 
 
 def row(
@@ -39,13 +33,13 @@ def row(
     weights="best",
     data="birds",
     epoch=None,
-    sees="class labels",
+    labels_used="class labels",
 ):
     return dict(
         data=data,
         method=method,
         seed=seed,
-        labels_used=sees,
+        labels_used=labels_used,
         weights=weights,
         epoch=epoch,
         split=split,
@@ -122,7 +116,7 @@ def test_read_joins_numbers_and_parameters(tmp_path):
         and m.layers[0] == "[1, 2]"
     )
     assert (
-        pd.isna(m.k[0])
+        pd.isna(m.n_std[0])
         and m.epoch.isna().tolist() == [True, True, False]
         and m.epoch[2] == 3
         and m.attrs["skipped"] == []
@@ -143,7 +137,7 @@ def test_read_joins_numbers_and_parameters(tmp_path):
             lambda f: (
                 pd.DataFrame([row(1.0)]).drop(columns="labels_used").to_parquet(f)
             ),
-            "no column sees",
+            "no column labels_used",
         ),
         (
             "config.json",
@@ -451,9 +445,7 @@ def test_different_things_are_never_averaged(tmp_path):
             ],
             parameters=dict(lr=lr, out=f"{s}", n_seeds=1),
         )
-    with pytest.raises(
-        ValueError, match="ERM on birds can't be averaged: they differ in split"
-    ):
+    with pytest.raises(ValueError, match=r"ERM on birds on test .* differ in lr"):
         results_table(tmp_path)
     with pytest.raises(
         ValueError, match=r"they differ in lr \(0.1, 0.01\)|lr \(0.01, 0.1\)"
@@ -530,9 +522,11 @@ def test_missing_cells_and_orders(tmp_path):
             row(30.0, "minutes", "train"),
             row(31.0, "minutes", "train", data="a"),
         ],
-        parameters=dict(k=10.0),
+        parameters=dict(n_std=10.0),
     )
-    write(tmp_path / "b", [row(0.5, data="a", method="Z")], parameters=dict(k=9.0))
+    write(
+        tmp_path / "b", [row(0.5, data="a", method="Z")], parameters=dict(n_std=9.0)
+    )
     t = results_table(tmp_path, against="JTT")
     assert (
         t.frame[["method", "data"]].values.tolist()
@@ -541,13 +535,11 @@ def test_missing_cells_and_orders(tmp_path):
         and "–" in str(t)
     )
     assert results_table(
-        tmp_path, "k", where="data == 'a' and method != 'JTT'"
-    ).frame.k.tolist() == [9, 10], "numbers by size"
-    assert "| class labels | 60.0" in str(
-        results_table(
-            tmp_path, "labels_used", where="data == 'a' and method == 'ERM'"
-        )
-    )
+        tmp_path, "n_std", where="data == 'a' and method != 'JTT'"
+    ).frame.n_std.tolist() == [9, 10], "numbers by size"
+    where = "data == 'a' and method == 'ERM'"
+    by_labels = str(results_table(tmp_path, "labels_used", where=where))
+    assert re.search(r"\| class labels +\| 60.0", by_labels)
     t = results_table(
         tmp_path,
         cols="metric",
@@ -556,8 +548,8 @@ def test_missing_cells_and_orders(tmp_path):
     )
     assert (
         t.frame["mean"].tolist() == [31, 0.6]
-        and _wide(t, ["31.0", "60.0"]).columns.tolist()
-        == ["method", "labels_used", "minutes", "worst group, %"]
+        and t._wide(["31.0", "60.0"]).columns.tolist()
+        == ["method", "labels used", "minutes", "worst group, %"]
         and "31.0 " in str(t)
         and "on test;" in t.caption
     ), "minutes belong to no split, and are no percentages"
@@ -568,7 +560,7 @@ def test_missing_cells_and_orders(tmp_path):
     [
         (
             dict(metric="worst_gruop"),
-            "metric='worst_gruop' is not known. Did you mean 'worst_group'",
+            "metric='worst_gruop' is not known. Did you mean 'worst_group_accuracy'",
         ),
         (dict(rows="methods"), "Did you mean 'method'"),
         (dict(cols="split", split="tset"), "Did you mean 'test'"),
@@ -577,14 +569,14 @@ def test_missing_cells_and_orders(tmp_path):
             "Did you mean 'MaskTune'. There are: ERM, MaskTune",
         ),
         (dict(where="epoch_s == 20"), "Did you mean 'epochs'"),
-        (dict(where="epochs =="), "can't be read"),
+        (dict(where="epochs =="), "cannot be read"),
         (dict(where="epochs == 3"), "leaves none"),
         (
             dict(select="validation average"),
             "Did you mean 'best validation average'",
         ),
         (dict(format="word"), "markdown, html, latex, csv"),
-        (dict(rows="data"), "choose two different"),
+        (dict(rows="data"), "choose two columns"),
         (dict(metric="loss"), "measured only on train: say split='train'"),
     ],
 )
@@ -607,8 +599,6 @@ def test_formats(runs):
         and r"95 \%" in str(t)
         and not set("±×†") & set(str(t))
     )
-    from io import StringIO
-
     back = pd.read_csv(StringIO(t.render("csv")))
     assert np.allclose(back["mean"], t.frame["mean"]) and {
         "difference",
@@ -618,94 +608,95 @@ def test_formats(runs):
     } <= set(back)
 
 
-def test_published_figures_stand_beside_and_mix_with_nothing(tmp_path):
+WATERBIRDS = "Waterbirds (original labels)"
+
+
+def test_published_figures_are_below_our_table_and_mix_with_nothing(tmp_path):
     for s in range(2):
-        write(
-            tmp_path / f"{s}",
-            [
-                row(0.3, seed=s, data="Waterbirds (original labels)"),
-                row(0.9, "accuracy", seed=s, data="Waterbirds (original labels)"),
-            ],
-        )
+        rows = [
+            row(0.3, seed=s, data=WATERBIRDS),
+            row(0.9, "accuracy", seed=s, data=WATERBIRDS),
+        ]
+        write(tmp_path / f"{s}", rows)
     ours = results_table(tmp_path)
     both = with_published(ours, "results/published.csv")
-    assert both.frame.equals(ours.frame) and both.render("csv") == ours.render(
-        "csv"
-    )
-    assert (
-        set(both.published.data) == {"Waterbirds"}
-        and set(both.published.metric)
-        <= {"worst_group_accuracy", "worst_group, largest gain"}
-        and set(both.published.test) == {"test"}
-    )
-    assert (
-        "86.4 ± 1.9" in str(both)
-        and str(both).startswith(ours.caption)
-        and any("not comparable with the original labels" in n for n in both.notes)
-    )
-    assert {"average", "accuracy"} >= set(
-        with_published(
-            results_table(tmp_path, metric="accuracy"), "results/published.csv"
-        ).published.metric
-    )
-    for s, v in (("original", 0.6), ("reversed", 0.2)):
-        write(
-            tmp_path / "x" / "mnist" / s,
-            [row(v, "accuracy", s, data="biased MNIST (full, square)")],
-        )
-    mine = with_published(
-        results_table(
-            tmp_path / "x" / "mnist", metric="accuracy", split="reversed"
-        ),
-        "results/published.csv",
-    ).published
-    assert set(mine.data) == {"biased MNIST"} and set(mine.test) == {"reversed"}, (
-        "the same test, not only the same data"
-    )
+    assert both.frame.equals(ours.frame)
+    assert both.render("csv") == ours.render("csv")
+    ((heading, figures),) = both.extra
+    assert set(figures.data) == {"Waterbirds"}
+    assert all("worst group" in what for what in figures["what, where"])
+    assert all(what.endswith(", test") for what in figures["what, where"])
+    assert "86.4 ± 1.9" in str(both) and str(both).startswith(ours.caption)
+    assert any("not comparable with the original ones" in n for n in both.notes)
+    averages = results_table(tmp_path, metric="accuracy")
+    ((_, figures),) = with_published(averages, "results/published.csv").extra
+    names = {what.rsplit(",", 1)[0] for what in figures["what, where"]}
+    assert names <= {"average", "accuracy (each image once)"}
+
+
+def test_published_figures_are_of_the_same_test(tmp_path):
+    name = "biased MNIST (full, square)"
+    for split, value in (("original", 0.6), ("reversed", 0.2)):
+        write(tmp_path / split, [row(value, "accuracy", split, data=name)])
+    ours = results_table(tmp_path, metric="accuracy", split="reversed")
+    ((_, figures),) = with_published(ours, "results/published.csv").extra
+    assert set(figures.data) == {"biased MNIST"}
+    assert all(what.endswith(", reversed") for what in figures["what, where"])
+
+
+def test_no_published_figure_is_said(tmp_path):
     write(tmp_path / "none", [row(0.1)])
-    assert any(
-        "No published figure" in n
-        for n in with_published(
-            results_table(tmp_path / "none"), "results/published.csv"
-        ).notes
-    )
+    table = with_published(results_table(tmp_path), "results/published.csv")
+    assert "No published figure is known for birds." in table.notes
 
 
 def test_every_published_figure_has_its_source_and_none_is_from_memory():
     p = pd.read_csv(resolve_path("results/published.csv"))
-    assert set(p.tag) == {"F", "F2"} and p[
-        [
-            "data",
-            "method",
-            "test",
-            "metric",
-            "value",
-            "source",
-            "protocol",
-            "beware",
-        ]
-    ].notna().all(axis=None)
-    assert (
-        not p.duplicated(
-            ["data", "method", "test", "metric", "source", "protocol"]
-        ).any()
-        and p.value.between(0, 100).all()
-    )
-    of = p.set_index(["data", "method", "metric", "tag"]).value
-    assert of[
-        "Waterbirds", "MaskTune", "worst_group_accuracy", "F2"
-    ].item() == 86.4 and set(
-        of["CelebA", "MaskTune", "worst_group_accuracy", "F2"]
-    ) == {78.0, 27.2}
-    assert not p.method.isin(
-        [
-            "SelectiveNet",
-            "DeepGamblers",
-            "SelfAdaptiveTraining",
-            "CVaR-DRO",
-            "DivDis",
-        ]
-    ).any(), "those are recalled, not found"
+    told = ["data", "method", "validation", "test", "metric", "value"]
+    told += ["source", "protocol", "beware"]
+    assert set(p.tag) == {"F", "F2"} and p[told].notna().all(axis=None)
+    same = ["data", "method", "test", "metric", "source", "protocol"]
+    assert not p.duplicated(same).any() and p.value.between(0, 100).all()
+    recalled = {"SelectiveNet", "DeepGamblers", "SelfAdaptiveTraining"}
+    recalled |= {"CVaR-DRO", "DivDis"}
+    assert not recalled & set(p.method), "those are recalled, not found"
+    assert len(format_published(p)) == len(p)
+
+
+@pytest.mark.parametrize(
+    "data,method,metric,source,values",
+    [
+        ("Waterbirds", "MaskTune", "worst_group_accuracy", "Asgari", [86.4]),
+        ("Waterbirds", "ERM", "worst_group_accuracy", "Asgari", [80.8]),
+        ("Waterbirds", "GroupDRO", "worst_group_accuracy", "Asgari", [89.3]),
+        ("Waterbirds", "ERM", "worst_group_accuracy", "SAGE", [73.2]),
+        ("Waterbirds", "GroupDRO", "worst_group_accuracy", "SAGE", [89.9]),
+        ("CelebA", "JTT", "worst_group_accuracy", "Asgari", [40.6]),
+        ("CelebA", "LfF", "worst_group_accuracy", "Asgari", [24.4]),
+        ("CelebA", "ERM", "worst_group_accuracy", "Asgari", [47.2]),
+        ("CelebA", "GroupDRO", "worst_group_accuracy", "Asgari", [88.3]),
+        ("Waterbirds", "ERM", "worst_group_accuracy", "CRAYON", [28.35]),
+        ("Waterbirds", "MaskTune", "worst_group_accuracy", "CRAYON", [45.67]),
+        ("ImageNet-9L", "MaskTune", "BG gap", "CRAYON", [12.54]),
+        ("MetaShift", "MaskTune", "worst_group_accuracy", "DaC", [66.3]),
+        ("MetaShift", "ERM", "average", "DaC", [77.4]),
+        ("Waterbirds", "DPE", "worst_group_accuracy", "DPE", [94.1]),
+        ("CelebA", "FG-CCDB", "worst_group_accuracy", "FG-CCDB", [89.2]),
+        ("CelebA", "NSF", "worst_group_accuracy", "NSF", [84.3]),
+        ("CelebA", "MaskTune", "worst_group_accuracy", "", [78.0, 27.2]),
+    ],
+)
+def test_published_values(data, method, metric, source, values):
+    p = pd.read_csv(resolve_path("results/published.csv"))
+    found = p[(p.data == data) & (p.method == method) & (p.metric == metric)]
+    found = found[found.source.str.startswith(source)]
+    assert found.value.tolist() == values
+
+
+def test_what_is_done_with_validation_images_is_said():
+    p = pd.read_csv(resolve_path("results/published.csv"))
+    learns = set(p[p.validation.str.startswith("learns from them")].method)
+    assert {"DFR", "NeuronTune-val", "DPE", "SELF"} == learns
 
 
 def test_numbers_from_stored_predictions(tmp_path):
@@ -726,7 +717,12 @@ def test_numbers_from_stored_predictions(tmp_path):
     got = m[(m.weights == "last") & (m.split == "test")].set_index("metric").value
     assert np.isclose(
         got[
-            ["accuracy", "worst_group_accuracy", "worst_class_accuracy", "balanced"]
+            [
+                "accuracy",
+                "worst_group_accuracy",
+                "worst_class_accuracy",
+                "mean_group_accuracy",
+            ]
         ],
         [0.75, 0.5, 2 / 3, (1 + 0.5 + 1) / 3],
     ).all() and set(m.lr) == {0.1}
@@ -735,187 +731,191 @@ def test_numbers_from_stored_predictions(tmp_path):
     ] == pytest.approx(2 / 3)
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    part = lambda n, seed: Split.from_tensors(
-        torch.randint(
-            0, 256, (n, 3, 28, 28), generator=make_generator(seed, "images")
-        ).byte(),
-        torch.arange(n) % 2,
-    )
-    return create_model("small_cnn", 2), Benchmark(
-        "tiny", part(100, 0), part(40, 1), {}
-    )
-
-
-class Notes:
-    "A tracker that remembers, and fails after `fine` calls"
-
-    def __init__(self, fine=99):
-        self.fine, self.heard, self.over = fine, [], 0
-
-    def init(self, **told):
-        self.told = told
-
-    def log(self, numbers):
-        if len(self.heard) == self.fine:
-            raise ConnectionError("no network")
-        self.heard.append(numbers)
-
-    def finish(self):
-        self.over += 1
-
-
-def test_a_tracker_hears_every_epoch_of_every_method_and_changes_nothing(tiny):
-    start, bench = tiny
-    with log_to(Notes(), project="birds", config=dict(lr=0.01)) as notes:
-        erm = ERM(epochs=2).fit(start, bench)
-        tuned = MaskTune().fit(erm, bench)
-    assert (
-        notes.told == dict(project="birds", config=dict(lr=0.01))
-        and notes.over == 1
-    )
-    assert [n["epoch"] for n in notes.heard] == [1, 2, 1]
-    assert [
-        n["ERM, seed 0/val_accuracy"] for n in notes.heard[:2]
-    ] == erm.history_.val_accuracy.tolist() and notes.heard[2][
-        "MaskTune, seed 0/loss"
-    ] == tuned.history_.loss.iloc[-1]
-    assert (
-        fingerprint(erm.last_) == fingerprint(ERM(epochs=2).fit(start, bench).last_)
-        and len(notes.heard) == 3
-    ), "what follows the block is not heard"
-
-
-def test_a_tracker_that_fails_is_named_and_training_goes_on(tiny):
-    broken, other = Notes(fine=1), Notes()
-    with (
-        log_to(broken),
-        log_to(other),
-        pytest.warns(
-            UserWarning, match="Notes failed .ConnectionError: no network."
-        ) as said,
-    ):
-        erm = ERM(epochs=3).fit(*tiny)
-    assert (
-        len(said) == 1
-        and len(broken.heard) == 1
-        and len(other.heard) == 3
-        and broken.over == other.over == 1
-        and len(erm.history_) == 3
-    )
-    with pytest.raises(ValueError), log_to(Notes()) as last:
-        ERM(optimizer="adam").fit(*tiny)
-    assert last.over == 1, "it is finished when the block fails, too"
-
-
-def test_tensorboard_gets_the_same_numbers(tiny, tmp_path, monkeypatch):
-    kept = []
-
-    class SummaryWriter:
-        def __init__(self, folder):
-            kept.append(folder)
-
-        def add_scalar(self, name, value, step):
-            kept.append((name, value, step))
-
-        def close(self):
-            kept.append("closed")
-
-    monkeypatch.setitem(
-        sys.modules,
-        "torch.utils.tensorboard",
-        types.SimpleNamespace(SummaryWriter=SummaryWriter),
-    )
-    with log_to(TensorBoard(), folder=tmp_path):
-        erm = ERM(epochs=2).fit(*tiny)
-    assert (
-        kept[0] == str(tmp_path)
-        and kept[-1] == "closed"
-        and [k[1:] for k in kept[1:-1] if k[0] == "ERM, seed 0/loss"]
-        == list(zip(erm.history_.loss, (1, 2)))
-    )
-
-
-def test_the_page_of_results_shows_a_run_that_was_added(tmp_path, monkeypatch):
-    "Its cells are run in a copy of the project with two more folders of runs: two settings, and a data set with several tests"
-    home = Path(__file__).parents[1]
-    shutil.copytree(home / "results", tmp_path / "results")
-    shutil.copy(home / "settings.ini", tmp_path)
-    environment = json.loads(
-        (home / "results" / "biased_mnist" / "config.json").read_text()
-    )["environment"]
+def test_every_test_split_is_shown_and_named(tmp_path):
     for s in range(2):
-        for k, v in ((1.0, 0.4), (2.0, 0.5)):
-            write(
-                tmp_path / "results" / "waterbirds" / f"{k}-{s}",
-                [
-                    row(
-                        x + s / 100,
-                        m,
-                        sp,
-                        method,
-                        s,
-                        "last",
-                        "Waterbirds (original labels)",
-                    )
-                    for method, x in (("ERM", 0.25), ("MaskTune", v))
-                    for m, sp in (
-                        ("worst_group_accuracy", "test"),
-                        ("accuracy", "test"),
-                        ("accuracy", "val"),
-                    )
-                ]
-                + [
-                    row(
-                        90.0,
-                        "minutes",
-                        "train",
-                        "MaskTune",
-                        s,
-                        "last",
-                        "Waterbirds (original labels)",
-                    )
-                ],
-                parameters=dict(k=None, seed=s, n_seeds=1),
-                settings=dict(k=k, epochs=7),
-                environment=environment,
-            )
-    write(
-        tmp_path / "results" / "new_thing",
-        [
-            row(x, "accuracy", sp, data="biased MNIST (x)")
-            for sp, x in (("original", 0.6125), ("reversed", 0.2125))
-        ],
-        environment=environment,
+        rows = [
+            row(value + s / 100, split=split, seed=s, method=method, data="digits")
+            for method, shift in (("ERM", 0.0), ("MaskTune", 0.1))
+            for split, value in (("original", 0.6), ("reversed", 0.2))
+            for value in [value + shift]
+        ]
+        rows += [row(3.0, "minutes", "train", seed=s, data="digits")]
+        write(tmp_path / f"{s}", rows)
+    t = results_table(tmp_path, against="ERM")
+    assert t.by_split and t.frame.split.tolist() == ["original", "reversed"] * 2
+    assert np.allclose(t.frame["mean"], [0.605, 0.205, 0.705, 0.305])
+    assert np.allclose(t.frame.difference.dropna(), [0.1, 0.1])
+    assert "digits, original" in str(t) and "digits, reversed" in str(t)
+    alone = results_table(tmp_path, split="reversed")
+    assert not alone.by_split and "digits, reversed" not in str(alone)
+    both = ["worst_group_accuracy", "minutes"]
+    t = results_table(tmp_path, cols="metric", metric=both)
+    assert [c for c in t._wide(["-"] * len(t.frame)).columns[2:]] == [
+        "worst group, %, original",
+        "worst group, %, reversed",
+        "minutes",
+    ]
+
+
+def test_biased_mnist_of_the_committed_results():
+    t = results_table("results/comparison/biased_mnist")
+    assert set(t.frame.split) == {"original", "aligned", "reversed", "balanced"}
+    balanced = t.frame[(t.frame.split == "balanced") & (t.frame.method == "ERM")]
+    stored = read_table(
+        resolve_path("results/comparison/biased_mnist") / "table.csv"
     )
+    column = "balanced worst_group_accuracy"
+    mean = stored[stored.method == "ERM"][column].mean() / 100
+    assert balanced["mean"].item() == pytest.approx(mean, abs=1e-5)
+
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>|\n\r\\input{/etc/passwd} & 100% [a](javascript:b)"
+)
+
+
+@pytest.mark.parametrize("format", ["markdown", "html", "latex"])
+def test_names_from_data_are_escaped(tmp_path, format):
+    write(tmp_path / "a", [row(0.5, data=HOSTILE), row(0.6, method=HOSTILE)])
+    broken = tmp_path / "a\n\\input{x}<b>"
+    write(broken, [row(0.5)])
+    (broken / "config.json").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        t = results_table(tmp_path, format=format)
+    text = str(t)
+    assert len(t.notes) == 4, "one file left out, two cells empty, and more"
+    if format == "html":
+        assert not re.search(
+            r"<(?!/?(table|thead|tbody|tr|th|td|caption|p)\b)", text
+        )
+    if format == "latex":
+        # notes are comments: a line break in one would start a command
+        assert not re.search(r"\\(input|include|write|def|catcode)", text)
+        assert all(
+            line.startswith(("\\", "%")) or line.endswith("\\\\") or not line
+            for line in text.splitlines()
+        )
+    if format == "markdown":
+        assert "<img" not in text and "](javascript" not in text
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+        assert len(bars) == 1, "every row has as many cells"
+
+
+@pytest.mark.parametrize(
+    "where,seeds",
+    [
+        ("seed == 2", [2]),
+        ("seed < 2 or seed == 5", [0, 1, 5]),
+        ("(seed > 1 and seed != 3) and method == 'ERM'", [2, 4, 5]),
+        ("epochs >= 20 and seed <= -1 or seed == 0", [0]),
+        ("epoch == None and seed == 1", [1]),
+    ],
+)
+def test_where_keeps_what_it_says(runs, where, seeds):
+    kept = filter_metrics(read_metrics(runs), where)
+    assert sorted(kept.seed.unique()) == seeds
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "@pd.io.common.os.system('touch owned')",
+        "__import__('os').system('touch owned')",
+        "seed == @len(method)",
+        "method.str.contains('ERM')",
+        "seed == (lambda: 1)()",
+        "seed in [0, 1]",
+        "0 < seed < 2",
+        "seed",
+        "seed == 1; 2",
+        "seed == 1\nseed == 2",
+        "seed == [x for x in ()]",
+        "seed == f'{1}'",
+        "seed == seed",
+        "not seed == 1",
+        "",
+        "(" * 3000,
+        "seed == " + "(" * 900 + "1" + ")" * 900,
+        "-" * 1500 + "1 == seed",
+        "seed == 'a' 'b' if 1 else 2",
+        "method < 3",
+        "\0",
+    ],
+)
+def test_where_is_parsed_and_never_run(runs, where, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown, space = [], {}
-    monkeypatch.setattr(
-        "IPython.display.display",
-        lambda *things: shown.extend(
-            t.data if hasattr(t, "data") else t for t in things
+    with pytest.raises(ValueError, match="where|is not known"):
+        filter_metrics(read_metrics(runs), where)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_names_of_earlier_versions_are_translated_when_a_file_is_read(tmp_path):
+    old = [
+        dict(row(0.5), metric=metric, method=method)
+        for metric in ("worst_group", "worst_class", "balanced", "adjusted", "loss")
+        for method in ("NeuronTune†", "LastLayer", "k = 2.0", "start = last", "AFR")
+    ]
+    write(
+        tmp_path / "a",
+        old,
+        parameters=dict(
+            k=2.0,
+            conflicting=0.01,
+            val_conflicting=None,
+            draw="released",
+            strength=0.9,
+            carrier="cifar10",
+            other_draw=True,
+            method="ERM,LastLayer",
+            factors="k,start,lr",
         ),
+        settings=dict(draw="random"),
     )
-    for c in nbformat.read(home / "nbs" / "results.ipynb", 4).cells:
-        if c.cell_type == "code":
-            exec(c.source, space)
-    page = "\n".join(map(str, shown))
-    assert (
-        "### Waterbirds" in page
-        and "k = 1.0" in page
-        and "k = 2.0" in page
-        and "50.5 ± 0.7" in page
-        and "+15.0" in page
-        and "86.4 ± 1.9" in page
-        and "| 90.0" in page
+    file = tmp_path / "a" / "metrics.parquet"
+    stored = pd.read_parquet(file).rename(columns=dict(labels_used="sees"))
+    stored.to_parquet(file)
+    m = read_metrics(tmp_path)
+    assert set(m.metric) == {
+        "worst_group_accuracy",
+        "worst_class_accuracy",
+        "mean_group_accuracy",
+        "reweighted_accuracy",
+        "loss",
+    }
+    assert set(m.method) == {
+        "NeuronTune-val",
+        "LastLayerRetraining",
+        "n_std = 2.0",
+        "init_from = last",
+        "AFR",
+    }
+    first = m.iloc[0]
+    assert first.labels_used == "class labels" and first.n_std == 2.0
+    assert first.bias_conflicting == 0.01 and first.exceptions == "random"
+    assert first.spurious_correlation == 0.9 and first.base_images == "cifar10"
+    assert first.other_exceptions and "val_bias_conflicting" in m
+    assert first.given_method == "ERM,LastLayerRetraining"
+    assert first.factors == "n_std,init_from,lr"
+    assert read_config(tmp_path / "a")["parameters"]["exceptions"] == "first"
+    assert not {"sees", "k", "draw", "strength", "conflicting"} & set(m.columns)
+
+
+def test_todays_names_stay(tmp_path):
+    today = pd.DataFrame(
+        {"balanced accuracy": [1], "balanced_worst": [1], "method": ["ERM pair"]}
     )
-    assert (
-        "### new thing" in page
-        and "61.3" in page
-        and "21.2" in page
-        and "18.59" in page
-    )
-    assert {"waterbirds/1.0-0", "new_thing"} <= set(space["rows"].run) and space[
-        "rows"
-    ].set_index("run").minutes["waterbirds/1.0-0"] == "90"
+    pd.testing.assert_frame_equal(current_names(today), today)
+    parameters = dict(n_std=2.0, exceptions="first", method="ERM,NeuronTune-val")
+    assert current_parameters(parameters) == parameters
+
+
+def test_the_committed_results_read_under_todays_names():
+    m = read_metrics("results")
+    old = {"worst_group", "balanced", "adjusted", "worst_class"}
+    assert not old & set(m.metric) and "sees" not in m
+    assert not {"NeuronTune†", "LastLayer"} & set(m.method)
+    assert not m.method.str.match("(k|over|start|share) = ").any()
+    table = read_table(resolve_path("results/comparison/glyphs_OQ") / "table.csv")
+    assert "balanced worst_group_accuracy" in table

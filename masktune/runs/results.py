@@ -222,7 +222,7 @@ def _metric_rows(table):
             group_names=names("group"),
         )
     )
-    values = {name: getattr(report, name) for name in _FROM_PREDICTIONS}
+    values = {name: getattr(report, name, None) for name in _FROM_PREDICTIONS}
     return {name: value for name, value in values.items() if value is not None}
 
 # %% ../../nbs/runs/11_results.ipynb #c648fe8e
