@@ -1,4 +1,4 @@
-"One loop for all methods: what it records, what it leaves out, and that a second start finds everything done."
+"One loop for all methods: what it records, what it leaves out, and a second start."
 
 import json
 

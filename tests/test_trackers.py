@@ -18,12 +18,11 @@ from masktune.training.trackers import TensorBoard, log_to
 
 @pytest.fixture(scope="module")
 def tiny():
-    part = lambda n, seed: Split.from_tensors(
-        torch.randint(
-            0, 256, (n, 3, 28, 28), generator=make_generator(seed, "images")
-        ).byte(),
-        torch.arange(n) % 2,
-    )
+    def part(n, seed):
+        generator = make_generator(seed, "images")
+        images = torch.randint(0, 256, (n, 3, 28, 28), generator=generator)
+        return Split.from_tensors(images.byte(), torch.arange(n) % 2)
+
     return create_model("small_cnn", 2), Benchmark(
         "tiny", part(100, 0), part(40, 1), {}
     )

@@ -287,6 +287,11 @@ def _module_code(path, changed):
     return _normalised_code(path.read_text(encoding="utf-8"))
 
 # %% ../../nbs/runs/00_parameters.ipynb #f4948f9c
+# modules that start runs and read them: no number depends on them
+_NO_NUMBERS = {"_modidx", "sweep", "cli", "stored", "results", "selection"}
+_NO_NUMBERS |= {"statistics", "rendering", "tables", "published"}
+
+
 def run_hash(
     name,  # an experiment, or the path of a notebook
     **given,  # parameters, by the names in the notebook
@@ -301,6 +306,6 @@ def run_hash(
     modules = {
         p.relative_to(package).as_posix(): _module_code(p, p.stat().st_mtime_ns)
         for p in sorted(package.rglob("*.py"))
-        if p.stem not in ("_modidx", "sweep", "cli", "results", "tables")
+        if p.stem not in _NO_NUMBERS
     }
     return fingerprint(nb.stem, _checked_parameters(name, given), cells, modules)
