@@ -55,19 +55,20 @@ def parameters(function) -> list:
 
 
 def fields(cls) -> list:
-    "The same of the fields that a dataclass itself declares"
+    "The same of the fields that a dataclass or NamedTuple declares; a long meaning is the line above"
     tree, said = parsed(cls)
-    found = [
-        n
-        for n in tree.body
-        if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_")
-    ]
-    init = {f.name for f in dataclasses.fields(cls) if f.init}
-    return [
-        (n.target.id, text(n.annotation), text(n.value), said.get(n.end_lineno, ""))
-        for n in found
-        if n.target.id in init
-    ]
+    found = [n for n in tree.body if isinstance(n, ast.AnnAssign)]
+    code = {n.end_lineno for n in tree.body}
+    if dataclasses.is_dataclass(cls):
+        init = {f.name for f in dataclasses.fields(cls) if f.init}
+    else:
+        init = set(cls._fields)  # a NamedTuple
+    rows = []
+    for n in found:
+        above = said.get(n.lineno - 1, "") if n.lineno - 1 not in code else ""
+        meaning = said.get(n.end_lineno) or above
+        rows.append((n.target.id, text(n.annotation), text(n.value), meaning))
+    return [r for r in rows if r[0] in init and not r[0].startswith("_")]
 
 
 def returned(function) -> str:
@@ -87,8 +88,10 @@ def table(rows) -> str:
         return ""
     lines = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
     for name, kind, default, meaning in rows:
-        code = [f"`{escaped(c)}`" if c else "" for c in (name, kind, default)]
-        lines.append(f"| {' | '.join(code)} | {escaped(meaning)} |")
+        types = [f"`{escaped(t)}`" for t in kind.split(" | ")] if kind else []
+        value = f"`{escaped(default)}`" if default else ""
+        cells = [f"`{escaped(name)}`", " or ".join(types), value, escaped(meaning)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + '\n\n: {tbl-colwidths="[18,17,15,50]"}'
 
 
@@ -145,7 +148,7 @@ def function_reference(function, level, name=None) -> list:
 
 
 def class_reference(cls, level) -> list:
-    if dataclasses.is_dataclass(cls):
+    if dataclasses.is_dataclass(cls) or hasattr(cls, "_fields"):
         parts = dataclass_reference(cls)
     elif "__init__" in vars(cls):
         rows = parameters(cls.__init__)

@@ -23,7 +23,7 @@ def pages(root=ROOT) -> list:
     )
 
 
-# --- the code that ran ---------------------------------------------------- ---
+# --- the code that ran ---
 
 
 def code_hash(nb) -> str:
@@ -96,7 +96,7 @@ def stale(nb) -> list:
     )
 
 
-# --- what is shown -------------------------------------------------------- ---
+# --- what is shown ---
 
 
 def title(nb) -> list:
@@ -233,7 +233,7 @@ def outputs(nb) -> list:
     return found
 
 
-# --- links ---------------------------------------------------------------- ---
+# --- links ---
 
 
 def anchors(markdown) -> set:
@@ -303,7 +303,7 @@ def links(page, text=None) -> list:
     return found
 
 
-# --- names ---------------------------------------------------------------- ---
+# --- names ---
 
 
 def exports() -> dict:
@@ -372,112 +372,57 @@ def doc_links(nb, known=None) -> list:
     return found
 
 
-# --- the library ---------------------------------------------------------- ---
-
-
-def _commented(function) -> dict:
-    "parameter -> whether its line has a comment (docments)"
-    source = inspect.getsource(function)
-    source = inspect.cleandoc("\n" + source) if source[0] == " " else source
-    comments = {
-        t.start[0]
-        for t in tokenize.generate_tokens(io.StringIO(source).readline)
-        if t.type == tokenize.COMMENT
-    }
-    f = ast.parse(source).body[0]
-    args = [
-        *f.args.posonlyargs,
-        *f.args.args,
-        *f.args.kwonlyargs,
-        *filter(None, [f.args.vararg, f.args.kwarg]),
-    ]
-    defaults = {
-        id(a): d
-        for a, d in zip(
-            reversed([*f.args.posonlyargs, *f.args.args]), reversed(f.args.defaults)
-        )
-    }
-
-    def last(a):
-        return max(a.end_lineno, getattr(defaults.get(id(a)), "end_lineno", 0))
-
-    return {
-        a.arg: last(a) in comments for a in args if a.arg not in ("self", "cls")
-    }
+# --- the library ---
 
 
 def _own_doc(cls):
-    return (
-        (cls.__dict__.get("__doc__") or "")
-        if not (
-            dataclasses.is_dataclass(cls)
-            and (cls.__dict__.get("__doc__") or "").startswith(f"{cls.__name__}(")
-        )
-        else ""
+    "The docstring of a class; not the signature that a dataclass without one is given"
+    said = vars(cls).get("__doc__") or ""
+    generated = dataclasses.is_dataclass(cls) and said.startswith(
+        f"{cls.__name__}("
     )
+    return "" if generated else said
 
 
 def undocumented(names=None) -> list:
-    "What is exported without a docstring, and parameters without a comment"
+    "What is exported without a docstring, and parameters and fields without a comment"
+    from masktune._docs import fields, members, parameters
+
     found = []
+
+    def check(where, function):
+        if not function.__doc__:
+            found.append(f"{where} has no docstring")
+        rows = parameters(function)
+        found.extend(
+            f"{where}: {name} has no comment" for name, *_, said in rows if not said
+        )
+
     for name, thing in (names or exports()).items():
+        thing = inspect.unwrap(thing) if callable(thing) else thing
         where = f"{getattr(thing, '__module__', '')}.{name}"
         if inspect.isclass(thing):
             if not _own_doc(thing):
                 found.append(f"{where} has no docstring")
-            fields = (
-                [
-                    f
-                    for f in dataclasses.fields(thing)
-                    if f.init
-                    and f.name in thing.__dict__.get("__annotations__", {})
-                ]
-                if dataclasses.is_dataclass(thing)
-                else []
-            )
-            if fields or hasattr(thing, "_fields"):
-                lines = {
-                    m[1]: "#" in m[2]
-                    for m in re.finditer(
-                        r"^    (\w+) ?:([^\n]*)$", inspect.getsource(thing), re.M
-                    )
-                }
+            if dataclasses.is_dataclass(thing) or hasattr(thing, "_fields"):
+                rows = fields(thing)
                 found += [
-                    f"{where}: {f} has no comment"
-                    for f in ([f.name for f in fields] or thing._fields)
-                    if not lines.get(f)
+                    f"{where}: {field} has no comment"
+                    for field, *_, said in rows
+                    if not said
                 ]
-            for m, f in vars(thing).items():
-                f = f.__func__ if isinstance(f, (classmethod, staticmethod)) else f
-                if (
-                    not inspect.isfunction(f)
-                    or f.__module__ != thing.__module__
-                    or (m.startswith("_") and m != "__init__")
-                ):
-                    continue
-                if (
-                    "<string>" in f.__code__.co_filename
-                    or dataclasses.is_dataclass(thing)
-                    and m == "__init__"
-                ):
-                    continue
-                if m != "__init__" and not f.__doc__ and m not in ("forward",):
-                    found.append(f"{where}.{m} has no docstring")
-                if m in ("__init__", "fit"):
-                    found += [
-                        f"{where}.{m}: {p} has no comment"
-                        for p, said in _commented(f).items()
-                        if not said
-                    ]
-        elif inspect.isfunction(getattr(thing, "__wrapped__", thing)):
-            function = inspect.unwrap(thing)
-            if not function.__doc__:
-                found.append(f"{where} has no docstring")
-            found += [
-                f"{where}: {p} has no comment"
-                for p, said in _commented(function).items()
-                if not said
-            ]
+            elif "__init__" in vars(thing):
+                rows = parameters(thing.__init__)
+                found += [
+                    f"{where}: {p} has no comment"
+                    for p, *_, said in rows
+                    if not said
+                ]
+            for method, member in members(thing):
+                if inspect.isfunction(member):
+                    check(f"{where}.{method}", member)
+        elif inspect.isfunction(thing):
+            check(where, thing)
     return found
 
 

@@ -36,7 +36,7 @@ def listed() -> list:
     return list(dict.fromkeys(a or b for a, b in found))
 
 
-# --- README --------------------------------------------------------------- ---
+# --- README ---
 
 
 def readme() -> str:
@@ -50,7 +50,7 @@ def readme() -> str:
     return f"<!-- written from nbs/index.ipynb by `make readme`; edit that -->\n\n{text}\n"
 
 
-# --- the index of names --------------------------------------------------- ---
+# --- the index of names ---
 
 
 def homes() -> dict:
@@ -112,7 +112,7 @@ def api() -> list:
     ]
 
 
-# --- llms.txt ------------------------------------------------------------- ---
+# --- llms.txt ---
 
 
 def llms() -> str:
@@ -127,7 +127,7 @@ def llms() -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- the gallery ---------------------------------------------------------- ---
+# --- the gallery ---
 
 
 def figures(page) -> list:
@@ -165,7 +165,7 @@ def gallery() -> tuple:
     return [head, f":::: {{.tiles}}\n{tiles}\n::::"], files
 
 
-# --- writing -------------------------------------------------------------- ---
+# --- writing ---
 
 
 def notebook(cells, name):

@@ -49,7 +49,7 @@ def test_what_is_written_from_the_notebooks_is_what_they_say():
     assert not outdated()
 
 
-# --- each complaint, seen on a page that deserves it ---------------------- ---
+# --- each complaint, seen on a page that deserves it ---
 
 
 def value(text="1", **data):
@@ -231,6 +231,32 @@ def test_a_page_outside_the_sidebar_is_noticed(tmp_path):
         "sub/b.ipynb is not in nbs/sidebar.yml",
         "nbs/sidebar.yml names gone.ipynb, and there is no such page",
     ]
+
+
+def test_a_reference_has_every_parameter_with_its_meaning():
+    import dataclasses
+
+    from masktune import MaskTune, Split, cam
+    from masktune._docs import reference
+
+    text = reference(MaskTune)
+    for field in dataclasses.fields(MaskTune):
+        if field.init and not field.name.startswith("_"):
+            rows = [
+                line
+                for line in text.splitlines()
+                if line.startswith(f"| `{field.name}` |")
+            ]
+            assert len(rows) == 1 and rows[0].split(" | ")[-1].strip(" |"), (
+                field.name
+            )
+    assert "#### MaskTune.fit" in text and "Inherited from NetworkMethod" in text
+    assert "Returns `torch.Tensor`" in reference(cam) and "| `x` |" in reference(
+        cam
+    )
+    assert "#### Split.batches" in reference(Split), (
+        "methods of mixins belong to the class"
+    )
 
 
 def mute(

@@ -159,9 +159,9 @@ def test_presets_differ_where_the_paper_and_its_code_do(fitted):
         MaskTune(preset=p, device="cpu").fit(erm, small)
         for p in ("ours", "paper", "released_code")
     )
-    assert ours.masks_[0].rule["threshold_at"] == "image" and paper.masks_[0].rule == dict(
-        k=2.0, over="all", at="features", top=None
-    )
+    assert ours.masks_[0].rule["threshold_at"] == "image" and paper.masks_[
+        0
+    ].rule == dict(k=2.0, over="all", at="features", top=None)
     assert (
         paper.masks_[0].maps.made_from["target"] == fingerprint(small.train.labels)
         and code.masks_[0].maps.made_from["target"] == "predicted"
@@ -201,7 +201,9 @@ def test_accumulated_masks_hide_the_earlier_ones_too(fitted):
         and a.masked_fraction() < b.masked_fraction() < c.masked_fraction()
     )
     fresh = MaskTune(iterations=3, device="cpu").fit(erm, small).masks_
-    assert fresh[0][i].equal(a[i]) and fresh[2].masked_fraction() < c.masked_fraction()
+    assert (
+        fresh[0][i].equal(a[i]) and fresh[2].masked_fraction() < c.masked_fraction()
+    )
 
 
 def test_select_takes_what_survives_the_mask(fitted):
