@@ -64,7 +64,7 @@ def assign_cues(
     digit,  # N digits
     bias_conflicting: float = 0.01,  # share of each class that breaks the rule
     exceptions: str = "first",  # "first": by digit, as released; "random": any
-    seed: int | str = 0,  # of the random draw
+    seed=0,  # of the random draw
 ) -> torch.Tensor:  # N bools
     """Decide which images get the cue.
 

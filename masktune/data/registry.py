@@ -231,6 +231,7 @@ _READERS = [
     "glyphs",
     "synthetic",
     "vision_sets",
+    "imagenet_sets",
     "group_sets",
     "text_sets",
 ]

@@ -69,8 +69,8 @@ def colored_mnist(
         ],
     )
     parts = [
-        _colored_digits(name, *part, label_noise, seed)
-        for name, part in zip(
+        _colored_digits(name, x, d, number, label_noise, seed)
+        for name, (x, d, number) in zip(
             ENVIRONMENTS, _deal_digits(data, root, download, seed)
         )
     ]

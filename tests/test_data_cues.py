@@ -55,6 +55,8 @@ def test_glyphs_are_the_same_every_time_and_their_tests_differ_only_in_the_cue(
     )
     if shortcut == "none":
         assert aligned.equal(original)
+    elif shortcut == "background":
+        assert (aligned != original).any(1).double().mean() > 0.35
     elif shortcut in ("square", "border", "watermark"):
         assert 0 < (aligned != original).any(1).double().mean() < 0.35
     if shortcut == "square":
@@ -75,7 +77,7 @@ def test_glyphs_of_any_size(size):
 
 def test_a_cue_is_easier_than_the_glyph():
     "A nearest-mean rule on raw pixels: right with the colour, wrong when it turns"
-    b = make_glyphs("AB", "colour", 1.0, n=200)
+    b = make_glyphs("AB", "color", 1.0, n=200)
     mean = torch.stack(
         [b.train.images[b.train.labels == k].float().mean(0) for k in range(2)]
     )
@@ -103,7 +105,7 @@ def test_a_cue_is_easier_than_the_glyph():
         dict(shortcut="frame"),
         dict(classes="A"),
         dict(classes="AA"),
-        dict(strength=2),
+        dict(spurious_correlation=2),
         dict(classes="ABCDEF", shortcut="background"),
     ],
 )
@@ -113,10 +115,10 @@ def test_wrong_glyphs_are_refused(wrong):
 
 
 @settings(max_examples=20, deadline=None)
-@given(conflicting=st.floats(0, 1), draw=st.sampled_from(["first", "random"]))
-def test_the_share_of_conflicting_digits_is_exact(conflicting, draw):
+@given(conflicting=st.floats(0, 1), exceptions=st.sampled_from(["first", "random"]))
+def test_the_share_of_bias_conflicting_digits_is_exact(conflicting, exceptions):
     digit = torch.arange(500) % 10
-    odd = assign_cues(digit, conflicting, draw) != (digit < 5)
+    odd = assign_cues(digit, conflicting, exceptions) != (digit < 5)
     assert odd[digit < 5].sum() == 250 - round((1 - conflicting) * 250) and odd[
         digit > 4
     ].sum() == round(conflicting * 250)
@@ -133,18 +135,18 @@ def test_biased_mnist_keeps_its_bits():
 
 
 @pytest.fixture(scope="module")
-def carriers(tmp_path_factory):
-    root = tmp_path_factory.mktemp("carriers")
+def base_folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("base")
     for name in BASE_IMAGES:
         make_miniature(name, root, n=6)
     return root
 
 
 @pytest.mark.parametrize("name", BASE_IMAGES)
-def test_every_carrier_can_be_biased(carriers, name):
+def test_every_set_of_base_images_can_be_biased(base_folder, name):
     b = biased_mnist(
         "full",
-        carriers,
+        base_folder,
         base_images=name,
         bias="two_squares",
         colors=[(1, 2, 3), (4, 5, 6)],
@@ -157,12 +159,12 @@ def test_every_carrier_can_be_biased(carriers, name):
     assert cue.equal(b.train.labels == 0)
 
 
-def test_carriers_are_found_in_their_own_folder_too(carriers, tmp_path):
-    assert base_images("mnist", carriers / "MNIST")[0][0].equal(
-        base_images("mnist", carriers)[0][0]
+def test_base_images_are_found_in_their_own_folder_too(base_folder, tmp_path):
+    assert base_images("mnist", base_folder / "MNIST")[0][0].equal(
+        base_images("mnist", base_folder)[0][0]
     )
-    assert base_images("cifar10", carriers / "cifar-10-batches-py")[1][1].equal(
-        base_images("cifar10", carriers)[1][1]
+    assert base_images("cifar10", base_folder / "cifar-10-batches-py")[1][1].equal(
+        base_images("cifar10", base_folder)[1][1]
     )
     with pytest.raises(
         FileNotFoundError,
@@ -171,9 +173,9 @@ def test_carriers_are_found_in_their_own_folder_too(carriers, tmp_path):
         base_images("fashion_mnist", tmp_path)
 
 
-def test_emnist_stands_upright(carriers):
+def test_emnist_stands_upright(base_folder):
     "Stored on its side, read like MNIST: the digit 1 is higher than wide"
-    (x, y), _ = base_images("emnist", carriers)
+    (x, y), _ = base_images("emnist", base_folder)
     ones = x[y == 1].float()
     assert (ones.amax(2).gt(128).sum(1) > ones.amax(1).gt(128).sum(1)).all()
 
@@ -196,7 +198,7 @@ def test_damaged_archives_are_named(tmp_path):
 @pytest.fixture
 def web(tmp_path, monkeypatch):
     "Torchvision's addresses, answered from a folder; no network is needed or used"
-    import masktune.download as download
+    import masktune.data.sources as download
 
     site, asked = tmp_path / "site", []
 
@@ -211,7 +213,7 @@ def web(tmp_path, monkeypatch):
             for f, _, _ in files
         ]
 
-    real, opened = download.published, urllib.request.urlopen
+    real, opened = download.published_files, urllib.request.urlopen
 
     def urlopen(request, timeout):
         asked.append(request.full_url)
@@ -219,7 +221,7 @@ def web(tmp_path, monkeypatch):
             raise OSError("no route to host")
         return opened(request)
 
-    monkeypatch.setattr(download, "published", published)
+    monkeypatch.setattr(download, "published_files", published)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     site.mkdir()
     return site, asked
@@ -250,7 +252,7 @@ def test_svhn_is_fetched_too(tmp_path, web):
     assert load_benchmark("svhn", tmp_path / "data", download=True).n_classes == 10
 
 
-def test_paint_leaves_the_rest_alone():
+def test_a_cue_leaves_the_rest_alone():
     x = torch.randint(
         256, (6, 3, 32, 32), dtype=torch.uint8, generator=make_generator(0)
     )
@@ -261,6 +263,39 @@ def test_paint_leaves_the_rest_alone():
         and y[cue][:, :, 4:].equal(x[cue][:, :, 4:])
         and y[cue][:, :, :, 4:].equal(x[cue][:, :, :, 4:])
     )
+
+
+def test_the_colors_of_digits_are_those_of_the_released_code():
+    "add_color_bias_to_images: pure red where the pixel is 0 (background), or above 0 (foreground)"
+    x = torch.tensor([[[0, 1], [128, 255]]], dtype=torch.uint8)
+    red, grey = [255, 0, 0], lambda v: [v, v, v]
+    back = add_cue(x, torch.tensor([True]), "background")[0].permute(1, 2, 0)
+    assert back.tolist() == [[red, grey(1)], [grey(128), grey(255)]]
+    front = add_cue(x, torch.tensor([True]), "foreground")[0].permute(1, 2, 0)
+    assert front.tolist() == [[grey(0), red], [red, red]]
+
+
+@pytest.mark.parametrize("bias", ["background", "foreground"])
+def test_colors_of_digits_are_refused_for_color_images(base_folder, bias):
+    with pytest.raises(ValueError, match="needs grey images on black"):
+        biased_mnist("full", base_folder, base_images="cifar10", bias=bias)
+    b = biased_mnist("full", base_folder, base_images="fashion_mnist", bias=bias)
+    assert b.train.images.shape[1] == 3
+
+
+def test_images_and_labels_must_belong_together(tmp_path):
+    raw = make_miniature("mnist", tmp_path) / "raw"
+    labels = gzip.decompress((raw / "t10k-labels-idx1-ubyte.gz").read_bytes())
+    shorter = labels[:4] + (19).to_bytes(4, "big") + labels[8:-1]
+    (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(shorter))
+    with pytest.raises(
+        ValueError, match="t10k-images.* has 20 images and 19 labels"
+    ):
+        base_images("mnist", tmp_path)
+    wrong = labels[:-1] + b"\x0b"
+    (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(wrong))
+    with pytest.raises(ValueError, match="has the label 11; there may be 0 to 9"):
+        base_images("mnist", tmp_path)
 
 
 def test_coloured_mnist_is_dealt_in_turn():
@@ -281,7 +316,7 @@ def test_coloured_mnist_is_dealt_in_turn():
 
 
 def test_the_share_for_validation_is_checked():
-    with pytest.raises(ValueError, match="val=20 must be a share"):
+    with pytest.raises(ValueError, match="val=20 must be between 0 and 1"):
         colored_mnist(val=20)
 
 
@@ -306,8 +341,8 @@ def test_spuco_mnist_colours_only_what_is_not_digit(difficulty):
 @pytest.mark.parametrize(
     "bottom, shape", [("cifar10", (3, 64, 32)), ("fashion_mnist", (3, 56, 28))]
 )
-def test_dominoes_shuffle_one_half_and_keep_the_other(carriers, bottom, shape):
-    b = dominoes(bottom, 1.0, carriers)
+def test_dominoes_shuffle_one_half_and_keep_the_other(base_folder, bottom, shape):
+    b = dominoes(bottom, 1.0, base_folder)
     aligned, top, low = (
         b.tests[k] for k in ("aligned", "digit shuffled", "bottom shuffled")
     )
@@ -351,11 +386,11 @@ def test_full_coloured_mnist(data):
     ]
 
 
-def test_names_lead_back_to_the_published_images(carriers):
-    (x, d), (tx, td) = base_images("mnist", carriers)
+def test_names_lead_back_to_the_published_images(base_folder):
+    (x, d), (tx, td) = base_images("mnist", base_folder)
     for b, per_class in (
-        (biased_mnist("full", carriers, bias="none"), 5),
-        (spuco_mnist(data="full", root=carriers), 2),
+        (biased_mnist("full", base_folder, bias="none"), 5),
+        (spuco_mnist(data="full", root=base_folder), 2),
     ):
         for s in (b.train, b.val, *b.tests.values()):
             images, digit = zip(
@@ -373,8 +408,8 @@ def test_names_lead_back_to_the_published_images(carriers):
         assert {i.split("/")[0] for i in b.train.ids + b.val.ids} == {
             "train"
         } and len({*b.train.ids, *b.val.ids}) == len(x)
-    d = dominoes("cifar10", 0.5, carriers)
-    low, tlow = (c[0] for c in base_images("cifar10", carriers))
+    d = dominoes("cifar10", 0.5, base_folder)
+    low, tlow = (c[0] for c in base_images("cifar10", base_folder))
     for s in (d.train, d.val, *d.tests.values()):
         for image, name in zip(s.images, s.ids):
             part, pair = name.split("/")
