@@ -98,7 +98,8 @@ class NetworkMethod(Method):
 
     def _check_optimizer(self):
         check_choice("optimizer", self.optimizer, ["sgd", "adamw"])
-        check_positive("lr", self.lr, zero=True)
+        if self.lr is not None:  # None: taken from a fitted ERM
+            check_positive("lr", self.lr, zero=True)
         check_fraction("momentum", self.momentum)
         check_positive("weight_decay", self.weight_decay, zero=True)
 
