@@ -161,7 +161,9 @@ def test_presets_differ_where_the_paper_and_its_code_do(fitted):
     )
     assert ours.masks_[0].rule["threshold_at"] == "image" and paper.masks_[
         0
-    ].rule == dict(k=2.0, over="all", at="features", top=None)
+    ].rule == dict(
+        n_std=2.0, stats_over="all", threshold_at="features", top_fraction=None
+    )
     assert (
         paper.masks_[0].maps.made_from["target"] == fingerprint(small.train.labels)
         and code.masks_[0].maps.made_from["target"] == "predicted"
@@ -263,6 +265,136 @@ def test_a_network_of_other_classes_is_refused(fitted):
     ten = create_model("small_cnn", 10)
     for method in (ERM, GroupDRO, JTT, ULE, DeepGamblers):
         with pytest.raises(
-            ValueError, match="tells 10 classes apart, and the data have 2"
+            ValueError, match="10 outputs, and the data have 2 classes"
         ):
             method(epochs=1, device="cpu").fit(ten, bench)
+
+
+def few(bench, step=20):
+    return Benchmark(
+        "small", bench.train.subset(range(0, 4000, step)), bench.val, {}
+    )
+
+
+def weights_and_statistics(net):
+    return fingerprint(list(net.parameters())), fingerprint(list(net.buffers()))
+
+
+def test_the_controls_move_what_they_say(fitted):
+    bench, erm = fitted
+    small, start = few(bench), weights_and_statistics(erm.model_)
+
+    def moved(**changed):
+        net = MaskTune(device="cpu", **changed).fit(erm, small).model_
+        now = weights_and_statistics(net)
+        return now[0] != start[0], now[1] != start[1]
+
+    assert moved(lr=0, bn_stats="masked") == (False, True)
+    assert moved(bn_stats="frozen") == (True, False)
+    assert moved(bn_stats="clean") == moved(bn_stats="masked") == (True, True)
+    assert moved(lr=0, bn_stats="frozen") == (False, False)
+    with pytest.raises(ValueError, match="bn_stats='new' is not known"):
+        moved(bn_stats="new")
+
+
+def test_clean_statistics_are_those_of_one_pass(fitted):
+    "At a rate of 0 the first layer keeps the mean and variance of the clean images"
+    bench, erm = fitted
+    small = few(bench)
+    net = MaskTune(lr=0, batch_size=200, device="cpu").fit(erm, small).model_
+    conv, norm = net.backbone[:2]
+    with torch.no_grad():
+        out = conv(small.train.images / 255)
+    assert torch.allclose(norm.running_mean, out.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, out.var((0, 2, 3)), rtol=1e-2)
+    assert norm.momentum == erm.model_.backbone[1].momentum == 0.1
+    m = MaskTune(device="cpu").fit(erm, small)
+    assert m.history_.val_accuracy.iloc[-1] == predict(m.model_, bench.val).accuracy
+
+
+def test_nothing_hidden_is_one_more_epoch(fitted):
+    bench, erm = fitted
+    small = few(bench)
+    m = MaskTune(masks="none", bn_stats="masked", device="cpu").fit(erm, small)
+    more = ERM(epochs=1, device="cpu").fit(erm.model_, small)
+    assert fingerprint(m.model_) == fingerprint(more.last_)
+    assert m.history_.hidden[0] == 0 and m.history_.untouched[0] == 1
+
+
+def test_given_masks_are_hidden(fitted, monkeypatch):
+    "bool masks, GivenMasks and SaliencyMasks; RandomMask moves them"
+    bench, erm = fitted
+    small = few(bench)
+    cue = torch.zeros(200, 28, 28, dtype=torch.bool)
+    cue[:150, :4, :4] = True
+    seen = []
+    hide = MaskTune._hide
+
+    def spied(self, masks, batch, generator):
+        seen.append((batch, after := hide(self, masks, batch, generator)))
+        return after
+
+    monkeypatch.setattr(MaskTune, "_hide", spied)
+    m = MaskTune(masks=cue, device="cpu").fit(erm, small)
+    for before, after in seen:
+        covered = cue[before.index][:, None].expand_as(before.x)
+        assert (after.x[covered] == 0).all()
+        assert after.x[~covered].equal(before.x[~covered])
+    assert m.history_.untouched[0] == 0.25
+    assert m.history_.hidden[0] == pytest.approx(0.75 * 16 / 784)
+    again = MaskTune(masks=m.masks_[0], device="cpu").fit(erm, small)
+    assert fingerprint(again.model_) == fingerprint(m.model_)
+    maps = MaskTune(device="cpu").fit(erm, small)
+    same = MaskTune(masks=maps.masks_[0], device="cpu").fit(erm, small)
+    assert fingerprint(same.model_) == fingerprint(maps.model_)
+    seen.clear()
+    RandomMask(masks=cue, device="cpu").fit(erm, small)
+    corner = torch.cat([after.x[:, :, :4, :4] for _, after in seen])
+    assert (corner.amax((1, 2, 3)) > 0).float().mean() > 0.4, "the square moved"
+
+
+def test_masks_of_other_images_are_refused(fitted):
+    bench, erm = fitted
+    with pytest.raises(ValueError, match="masks must be those of the 200 images"):
+        cue = torch.zeros(10, 28, 28, dtype=torch.bool)
+        MaskTune(masks=cue).fit(erm, few(bench))
+    with pytest.raises(ValueError, match="masks must be bool"):
+        MaskTune(masks=torch.zeros(200, 28, 28))
+    with pytest.raises(ValueError, match="masks='all' is not known"):
+        MaskTune(masks="all").fit(erm, few(bench))
+
+
+def test_it_warns_when_it_hides_nothing_or_nearly_everything(fitted):
+    "Most 2×2 maps of a ResNet-18 at 64 px have no place above two deviations"
+    glyphs = make_glyphs(n=80, size=64)
+    net = create_model("resnet18", 2)
+    net.untrained = False
+    with pytest.warns(UserWarning, match="nothing in ..% .* 2×2 maps .* top_fraction"):
+        m = MaskTune(device="cpu").fit(net, glyphs)
+    assert m.history_.untouched[0] > 0.5
+    bench, erm = fitted
+    with pytest.warns(UserWarning, match="hides .* of the training pixels: raise"):
+        MaskTune(top_fraction=0.9, stats_over="all", device="cpu").fit(
+            erm, few(bench)
+        )
+
+
+@pytest.mark.parametrize("preset", ["ours", "paper", "released_code"])
+def test_the_erm_it_is_given_stays_as_it_is(fitted, preset):
+    "Weights, statistics and momentum, bit for bit; so a second fit is the same"
+    bench, erm = fitted
+    before = fingerprint(erm.model_, erm.last_, erm.optimizer_)
+    one, two = (
+        MaskTune(preset=preset, device="cpu").fit(erm, few(bench)) for _ in range(2)
+    )
+    assert fingerprint(erm.model_, erm.last_, erm.optimizer_) == before
+    assert fingerprint(one.model_) == fingerprint(two.model_)
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(n_std=float("nan")), dict(iterations=0), dict(top_fraction=20)]
+)
+def test_values_that_make_no_sense_are_refused(fitted, wrong):
+    bench, erm = fitted
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        MaskTune(device="cpu", **wrong).fit(erm, few(bench))

@@ -18,18 +18,19 @@ import pandas as pd
 import torch
 
 from ..core.progress import progress
-from ..core.validation import check_choice
+from ..core.validation import check_choice, check_count
+from ..core.validation import check_fraction, check_positive
 from ..data.benchmark import Benchmark
 from ..data.split import Split
 from ..evaluation.metrics import predict
 from .erm import ERM
-from ..models.network import Network
 from ..saliency.given_masks import GivenMasks, RandomSquares
 from ..saliency.given_masks import hidden_shares
 from ..saliency.maps import SaliencyMasks, compute_maps
 from ..training.batch_norm import frozen_bn_loss, update_bn_stats
-from ..training.loop import NetworkMethod, augment_batch, cross_entropy_loss
-from ..training.loop import make_optimizer, prepare_network, train
+from ..training.loop import augment_batch, prepare_network, train
+from ..training.losses import class_weights, cross_entropy_loss
+from ..training.settings import NetworkMethod, make_optimizer
 
 # %% ../../nbs/methods/01_masktune.ipynb #6a716425
 PRESETS: dict[str, dict[str, Any]] = {
@@ -75,53 +76,47 @@ def masked_accuracy(
 
     return predict(model, split, transform=hide).accuracy
 
-# %% ../../nbs/methods/01_masktune.ipynb #e24d4f57
-_BN_STATS = ["masked", "frozen", "clean"]
+# %% ../../nbs/methods/01_masktune.ipynb #e24ead27
+def _loss(s, net, split):
+    "None for the loss of plain training, or the same with batch norm frozen"
+    if s.bn_stats != "frozen":
+        return None
+    weights = class_weights(s, split)
+    return frozen_bn_loss(net, cross_entropy_loss(s.label_smoothing, weights))
 
-
-def _loss(s, net):
-    "The loss of plain training, with batch norm frozen where it is asked for"
-    loss = cross_entropy_loss(s.label_smoothing)
-    if check_choice("bn_stats", s.bn_stats, _BN_STATS) == "frozen":
-        return frozen_bn_loss(net, loss)
-    return loss
-
-# %% ../../nbs/methods/01_masktune.ipynb #26a07634
-_LEAST_IMAGES, _MOST_PIXELS = 0.5, 0.5
-
-
+# %% ../../nbs/methods/01_masktune.ipynb #6a3c812e
 def _warn_of_shares(hidden, untouched, maps):
-    "Warn if the masks hide next to nothing, or nearly everything."
+    "Warn if most images have nothing hidden, or most pixels are."
     h, w = maps.values.shape[1:]
     remedy = "or hide a fixed share of each, such as top_fraction=.1."
-    if untouched > 1 - _LEAST_IMAGES:
+    if untouched > 0.5:
         found = (
             f"nothing in {untouched:.0%} of the training images, whose {h}×{w} maps"
         )
         remedy = f"use larger images, an earlier layer, {remedy}"
         text = f"MaskTune hides {found} are small or flat: {remedy}"
         warnings.warn(text, stacklevel=4)
-    if hidden > _MOST_PIXELS:
+    if hidden > 0.5:
         text = f"MaskTune hides {hidden:.0%} of the training pixels: raise n_std, {remedy}"
         warnings.warn(text, stacklevel=4)
 
 # %% ../../nbs/methods/01_masktune.ipynb #4db6e83f
 def _start(s, model, bench):
-    "(copy of the network to fine-tune, network that makes the maps, optimiser state, lr)"
+    "(copy of the network to fine-tune, network that makes the maps, optimiser state)"
     if not isinstance(model, ERM):
+        s.lr = ERM.lr if s.lr is None else s.lr
         net = prepare_network(model, s, bench)
-        return net, net, None, ERM.lr if s.lr is None else s.lr
+        return net, net, None
     _check_erm(s, model)
+    s.lr = float(model.history_.lr.iloc[-1]) if s.lr is None else s.lr
     weights = dict(best=model.model_, last=model.last_)
     init_from = check_choice("init_from", s.init_from, weights)
     maps_from = check_choice("maps_from", s.maps_from or s.init_from, weights)
     net = prepare_network(weights[init_from], s, bench)
     looking = net if maps_from == init_from else weights[maps_from]
-    state = model.optimizer_ if s.keep_momentum else None
-    lr = float(model.history_.lr.iloc[-1]) if s.lr is None else s.lr
-    return net, looking, state, lr
+    return net, looking, model.optimizer_ if s.keep_momentum else None
 
-# %% ../../nbs/methods/01_masktune.ipynb #6a487bb8
+# %% ../../nbs/methods/01_masktune.ipynb #4e0ecf76
 def _check_erm(s, erm):
     "Refuse an ERM whose rate or momentum means nothing to these settings."
     if not hasattr(erm, "model_"):
@@ -130,10 +125,9 @@ def _check_erm(s, erm):
         )
     if (s.lr is None or s.keep_momentum) and erm.optimizer != s.optimizer:
         raise ValueError(
-            f"this ERM was trained by {erm.optimizer}, and {type(s).__name__} "
-            f"fine-tunes by {s.optimizer}, for which ERM's learning rate and momentum "
-            f"mean nothing: set optimizer={erm.optimizer!r}, or name lr with "
-            "keep_momentum=False."
+            f"this ERM was trained by {erm.optimizer}, and {type(s).__name__} fine-tunes by "
+            f"{s.optimizer}, for which ERM's rate and momentum mean nothing: set "
+            f"optimizer={erm.optimizer!r}, or name lr with keep_momentum=False."
         )
     if s.lr is None and erm.schedule == "cosine":
         raise ValueError(
@@ -152,37 +146,28 @@ def _optimizer(net, s, state=None):
 
 
 def _resolve(method, bench):
-    "The settings with the preset's values for what was left open, and checked masks"
+    "The settings with the preset's values for what was left open, and masks that fit"
     preset = PRESETS[check_choice("preset", method.preset, PRESETS)]
     left_open = {k: v for k, v in preset.items() if getattr(method, k) is None}
-    return replace(method, **left_open, masks=_checked_masks(method, bench))
-
-
-def _checked_masks(method, bench):
-    "`masks` as they were given, or as `GivenMasks` that fit the training images"
-    masks = method.masks
-    if isinstance(masks, str):
-        return check_choice("masks", masks, ["salient", "none"])
-    if isinstance(masks, GivenMasks):
-        masks = masks.masks
-    return GivenMasks(masks, _fill_value(method, bench)).check(bench.train)
+    s = replace(method, **left_open)
+    if isinstance(s.masks, GivenMasks):
+        s.masks = GivenMasks(s.masks.masks, _fill_value(s, bench)).check(
+            bench.train
+        )
+    return s
 
 
 def _fill_value(s, bench):
     return bench.mean if isinstance(s.fill, str) and s.fill == "mean" else s.fill
 
-# %% ../../nbs/methods/01_masktune.ipynb #0d26a66f
+# %% ../../nbs/methods/01_masktune.ipynb #cd3ffe11
 _CHANGES_THE_QUESTION = {"fill", "method", "maps_from", "init_from", "preset"}
 
 
 class _Selects(NetworkMethod):
     "`select`, for methods whose history has `val_masked`"
 
-    masks_: list
-    models_: list[Network]
-    model_: Network
     history_: pd.DataFrame
-    settings_: Any
     tried_: list
     selection_: pd.DataFrame
 
@@ -198,9 +183,8 @@ class _Selects(NetworkMethod):
         "Return the fit with the highest `val_masked`; all are in its `tried_` and `selection_`."
         if other := _CHANGES_THE_QUESTION & set(grid):
             raise ValueError(
-                f"{', '.join(sorted(other))} decides what is hidden in the validation "
-                "images, so such fits can't be compared by them: choose among lr, "
-                "n_std, epochs, iterations."
+                f"{', '.join(sorted(other))} decides what is hidden in the validation images, so such "
+                "fits can't be compared by them: choose among lr, n_std, epochs, iterations."
             )
         combinations = list(itertools.product(*grid.values()))
         tried = []
@@ -208,11 +192,11 @@ class _Selects(NetworkMethod):
             one = replace(self, **dict(zip(grid, values)))
             tried.append(one.fit(model, bench))
         best = max(tried, key=lambda m: m.history_.val_masked.iloc[-1])
-        columns = ["val_accuracy", "val_masked", "hidden"]
+        shown = ["val_accuracy", "val_masked", "hidden"]
         best.tried_ = tried
         best.selection_ = pd.DataFrame(
             {k: getattr(m, k) for k in grid}
-            | m.history_.iloc[-1][columns].to_dict()
+            | m.history_.iloc[-1][shown].to_dict()
             | dict(chosen=m is best)
             for m in tried
         )
@@ -246,9 +230,19 @@ class _Steps(_Selects):
         rule = {name: getattr(self, name) for name in names}
         return SaliencyMasks(maps, rule, fill, previous)
 
-# %% ../../nbs/methods/01_masktune.ipynb #865c4e62
+# %% ../../nbs/methods/01_masktune.ipynb #972fef82
 class _Iteration(_Steps):
     "Training on masked images; `self` has all settings of MaskTune."
+
+    def check_settings(self):
+        super().check_settings()
+        check_positive("n_std", self.n_std, zero=True)
+        check_count("iterations", self.iterations)
+        check_choice("bn_stats", self.bn_stats, ["masked", "frozen", "clean"])
+        if isinstance(self.masks, str):
+            check_choice("masks", self.masks, ["salient", "none"])
+        if self.top_fraction is not None:
+            check_fraction("top_fraction", self.top_fraction)
 
     def _hide(self, masks, batch, generator):
         "The batch with its masks hidden, then augmented"
@@ -274,7 +268,7 @@ class _Iteration(_Steps):
             net,
             bench.train,
             self,
-            loss=_loss(self, net),
+            loss=_loss(self, net, bench.train),
             transform=partial(self._hide, masks),
             epoch_metrics=measure,
             checkpoint=folder,
@@ -284,7 +278,7 @@ class _Iteration(_Steps):
         return history.assign(hidden=hidden, untouched=untouched)
 
 # %% ../../nbs/methods/01_masktune.ipynb #4e6b1dd3
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass(kw_only=True, eq=False)
 class MaskTune(_Iteration):
     "Fine-tune on training images whose most salient places are hidden (Asgari et al. 2022)."
 
@@ -309,6 +303,10 @@ class MaskTune(_Iteration):
     needs_trained = True
     _moves = False  # whether masks are moved to random places
 
+    def __post_init__(self):
+        if not isinstance(self.masks, (str, GivenMasks)):
+            self.masks = GivenMasks(self.masks)
+
     def fit(
         self,
         model: ERM | torch.nn.Module,  # trained; it is not changed
@@ -317,12 +315,13 @@ class MaskTune(_Iteration):
     ) -> Self:
         "Learn `model_`, `history_`, `settings_`, and `models_` and `masks_` of each iteration."
         s = self.settings_ = _resolve(self, bench)
-        net, looking, state, s.lr = _start(s, model, bench)
+        net, looking, state = _start(s, model, bench)
         opt = _optimizer(net, s, state)
         folder = None if checkpoint is None else Path(checkpoint)
         val_masks = s._val_masks(looking, bench, folder)
         measure = partial(s._measure, bench, val_masks)
-        self.masks_, self.models_ = [], []
+        self.masks_: list = []
+        self.models_: list = []
         histories = []
         for i in range(s.iterations):
             own = folder and folder / str(i)
@@ -338,7 +337,7 @@ class MaskTune(_Iteration):
         return self
 
 # %% ../../nbs/methods/01_masktune.ipynb #439766be
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass(kw_only=True, eq=False)
 class RandomMask(MaskTune):
     "The control: like MaskTune, but hides random places."
 
