@@ -178,19 +178,15 @@ def half_random():
         .clamp(0, 255)
         .byte()
     )
-    split = lambda i: Split.from_tensors(x[i], y[i])
-    return Benchmark(
-        "half random",
-        split(slice(0, 400)),
-        split(slice(400, 500)),
-        {"test": split(slice(500, 600))},
-    ), hard[500:]
+    parts = [slice(0, 400), slice(400, 500), slice(500, 600)]
+    train, val, test = (Split.from_tensors(x[i], y[i]) for i in parts)
+    return Benchmark("half random", train, val, {"test": test}), hard[500:]
 
 
-@pytest.mark.parametrize("payoff", [1.0, 2.2])
-def test_a_payoff_that_makes_no_sense_is_refused(payoff):
+@pytest.mark.parametrize("reward", [1.0, 2.2])
+def test_a_reward_that_makes_no_sense_is_refused(reward):
     with pytest.raises(ValueError, match="one of 2 classes must pay more than 1"):
-        DeepGamblers(reward=payoff).fit(
+        DeepGamblers(reward=reward).fit(
             create_model("small_cnn", 2), make_glyphs(n=80)
         )
 
@@ -210,7 +206,7 @@ def test_abstention_is_learnt_where_labels_are_a_coin(half_random, make, tmp_pat
     before = fingerprint(start)
     common = dict(epochs=8, batch_size=50, lr=0.02, device="cpu")
     m = make(**common).fit(start, bench)
-    said = m.answers(bench.tests["test"])
+    said = m.selective_scores(bench.tests["test"])
     assert said.score[~hard].median() > said.score[hard].median(), (
         "it hesitates where nothing can be known"
     )
@@ -234,12 +230,12 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="needs the predictions of two networks"):
         selective_scores(first, scoring="product")
     with pytest.raises(
-        ValueError, match="by='produkt' is not known. Did you mean 'product'"
+        ValueError, match="scoring='produkt' is not known. Did you mean 'product'"
     ):
         selective_scores(first, first, scoring="produkt")
     with pytest.raises(ValueError, match="different images"):
         selective_scores(first, says([[0.9, 0.1]], [1]))
     with pytest.raises(ValueError, match="no labels"):
         selective_scores(Predictions(torch.zeros(1, 2)))
-    with pytest.raises(ValueError, match="must be a share"):
+    with pytest.raises(ValueError, match="between 0 and 1"):
         risk_coverage(first, coverages=(95,))
