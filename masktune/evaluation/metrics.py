@@ -45,7 +45,7 @@ class Predictions:
     @property
     def correct(self) -> torch.Tensor:
         "Whether the prediction is the label: bool N."
-        return self.predicted == self.labels
+        return self.predicted.eq(self.labels)
 
     @property
     def accuracy(self) -> float:
@@ -266,12 +266,12 @@ def group_report(
     | None = None,  # gives the groups' shares for the reweighted accuracy
 ) -> Report:
     "Accuracy by group and over all. Raise a `ValueError` if labels are missing or classes don't match."
-    p = predictions
+    p, class_names = predictions, predictions.class_names or []
     if p.labels is None:
         raise _no_labels_error()
-    if p.logits.shape[1] != len(p.class_names):
-        raise _outputs_error(p)
-    by_class = _accuracy_by(p.correct, p.labels, p.class_names, "class")
+    if p.logits.shape[1] != len(class_names):
+        raise _outputs_error(p.logits.shape[1], class_names)
+    by_class = _accuracy_by(p.correct, p.labels, class_names, "class")
     by_group, worst, reweighted = by_class, None, None
     if p.groups is not None:
         by_group = _accuracy_by(p.correct, p.groups, p.group_names, "group")
@@ -294,12 +294,12 @@ def _no_labels_error():
     )
 
 
-def _outputs_error(p):
-    n = len(p.class_names)
+def _outputs_error(n_outputs, class_names):
+    some = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
     return ValueError(
-        f"the network has {p.logits.shape[1]} outputs, and the split has {n} classes"
-        f" ({', '.join(p.class_names[:5])}{', ...' if n > 5 else ''}): evaluate a network with one"
-        " output per class, or name all classes in the split (class_names=...)."
+        f"the network has {n_outputs} outputs, and the split has {len(class_names)} classes"
+        f" ({some}): evaluate a network with one output per class, or name all classes in the"
+        " split (class_names=...)."
     )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #695e8daf

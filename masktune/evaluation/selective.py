@@ -214,4 +214,4 @@ def plot_risk_coverage(
         return [curve[max(0, round(c * n)) - 1].item() for c in at]
 
     curves = {name: errors(result) for name, result in found.items()}
-    return plot_curves(curves, 100 * at, "coverage, %", "error, %")
+    return plot_curves(curves, (100 * at).tolist(), "coverage, %", "error, %")

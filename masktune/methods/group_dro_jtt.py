@@ -58,7 +58,7 @@ def _validation_accuracies(net, val):
     worst = report.worst_group_accuracy
     return dict(val_accuracy=report.accuracy, val_worst_group_accuracy=worst)
 
-# %% ../../nbs/methods/08_group_dro_jtt.ipynb #f05da7f6
+# %% ../../nbs/methods/08_group_dro_jtt.ipynb #bd2749b7
 @dataclass(kw_only=True)
 class GroupDRO(NetworkMethod):
     "Train for the worst group (Sagawa et al. 2020, algorithm 1)."
@@ -91,7 +91,8 @@ class GroupDRO(NetworkMethod):
         "Learn `model_` (best worst group of validation), `last_`, `history_`, `group_weights_`."
         _check_groups(bench)
         net, split = prepare_network(model, self, bench), bench.train
-        n = torch.bincount(split.groups, minlength=len(bench.group_names))
+        groups, names = split.group_or_class_labels()
+        n = torch.bincount(groups, minlength=len(names))
         weights = ((n > 0) / (n > 0).sum()).to(net.device)
         self.history_, best = train(
             net,
@@ -108,7 +109,7 @@ class GroupDRO(NetworkMethod):
             if self.balanced
             else None,
         )
-        learned = pd.Series(weights.tolist(), bench.group_names)
+        learned = pd.Series(weights.tolist(), names)
         self.group_weights_ = learned[(n > 0).tolist()]
         self.last_, self.model_ = net.eval(), copy.deepcopy(net)
         if best:

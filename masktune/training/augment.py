@@ -72,7 +72,8 @@ class Augment:
         generator: torch.Generator | None = None,  # of what is drawn
     ) -> torch.Tensor:
         "The images moved, in the same shape; what comes from outside a picture is 0."
-        theta = self._transforms(len(x), *x.shape[2:], generator).to(x)
+        n, _, height, width = x.shape
+        theta = self._transforms(n, height, width, generator).to(x)
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, align_corners=False)
 

@@ -15,6 +15,7 @@ from dataclasses import fields
 
 import pandas as pd
 import torch
+from torch import nn
 
 from ..core.distributed import distributed_state, rank_and_world_size
 from ..core.distributed import resolve_device
@@ -228,7 +229,7 @@ def _may_pause(run, settings):
 
 # %% ../../nbs/training/01_loop.ipynb #ceec96d1
 def train(
-    net: Network,  # trained in place, on its device
+    net: nn.Module,  # a `Network`, or another module with a `device`; trained in place
     split: Split,  # what to learn from
     settings: NetworkMethod,  # how
     loss: Callable
@@ -292,11 +293,10 @@ def prepare_network(
         raise _untrained_error(settings)
     if net.n_classes != bench.n_classes:
         raise _classes_error(net, bench)
-    layout = (
-        torch.channels_last if settings.channels_last else torch.preserve_format
-    )
-    device = resolve_device(settings.device)
-    return copy.deepcopy(net).to(device, memory_format=layout)
+    net = copy.deepcopy(net).to(resolve_device(settings.device))
+    if settings.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    return net
 
 
 def _untrained_error(settings):
