@@ -15,31 +15,14 @@ from PIL import Image
 import masktune.all
 from masktune.runs.execute import run_experiment
 from masktune.runs.parameters import experiment_parameters, list_experiments
+from masktune.runs.parameters import run_hash
 
 MASKTUNE = Path(sysconfig.get_path("scripts")) / "masktune"
-NAMES = [
-    "scale",
-    "data",
-    "root",
-    "download",
-    "bias",
-    "draw",
-    "conflicting",
-    "val_conflicting",
-    "epochs",
-    "batch_size",
-    "lr",
-    "finetune_lr",
-    "k",
-    "iterations",
-    "accumulate",
-    "method",
-    "seed",
-    "n_seeds",
-    "other_draw",
-    "device",
-    "out",
-]
+NAMES = (
+    "scale data root download bias exceptions bias_conflicting val_bias_conflicting "
+    "epochs batch_size lr finetune_lr n_std iterations accumulate method seed n_seeds "
+    "other_exceptions tracker device out"
+).split()
 
 
 MINI = dict(
@@ -48,6 +31,7 @@ MINI = dict(
     selective=["error at 90 %", "AURC"],
     spuriosity_imagenet=["spurious gap"],
     backgrounds_challenge=["BG gap"],
+    group_benchmark=["reweighted_accuracy", "worst_group_accuracy"],
     urbancars=["BG+CoObj gap", "worst_group_accuracy"],
     waterbirds=["reweighted_accuracy", "worst_group_accuracy"],
     celeba=["reweighted_accuracy", "worst_group_accuracy"],
@@ -83,16 +67,11 @@ def test_every_experiment_in_miniature(name, tmp_path, monkeypatch):
     monkeypatch.setenv(
         "MPLBACKEND", "agg"
     )  # as many CI machines have it: the notebook must show its figures all the same
-    few = dict.fromkeys(
-        ("celeba", "urbancars", "spawrious"), "ERM,MaskTune"
-    ) | dict(comparison="ERM,MaskTune,AFR")  # all methods are tried on waterbirds
-    executed = run_experiment(
-        name,
-        tmp_path,
-        scale="mini",
-        device="cpu",
-        **dict(method=few[name]) if name in few else {},
-    )
+    few = ("celeba", "urbancars", "spawrious", "group_benchmark")
+    few = dict.fromkeys(few, "ERM,MaskTune") | dict(comparison="ERM,MaskTune,AFR")
+    # all methods are tried on waterbirds
+    given = dict(method=few[name]) if name in few else {}
+    executed = run_experiment(name, tmp_path, scale="mini", device="cpu", **given)
     numbers, images = (
         pd.read_parquet(tmp_path / f"{f}.parquet")
         for f in ("metrics", "predictions")
@@ -144,6 +123,17 @@ def test_nothing_is_left_out():
     assert set(MINI) == set(list_experiments()) - {"bench"}
 
 
+def test_group_benchmarks_share_a_notebook():
+    known = list_experiments()
+    for name in ("waterbirds", "celeba", "spawrious", "urbancars"):
+        assert known[name] == known["group_benchmark"]
+        assert experiment_parameters(name).default["data"] == repr(name)
+        assert run_hash(name) == run_hash("group_benchmark", data=name)
+        with pytest.raises(ValueError, match=f"There are: {name}"):
+            run_hash(name, data="celeba" if name != "celeba" else "waterbirds")
+    assert run_hash("celeba") != run_hash("waterbirds")
+
+
 def test_no_parameter_hides_an_export():
     for name in list_experiments():
         assert not set(experiment_parameters(name).index) & set(
@@ -183,7 +173,7 @@ def test_biased_mnist_leaves_its_table(tmp_path):
         ),
         pytest.param(dict(bias="none", method="ERM"), marks=pytest.mark.slow),
         pytest.param(
-            dict(bias="foreground", draw="random", val_conflicting=0.5),
+            dict(bias="foreground", exceptions="random", val_bias_conflicting=0.5),
             marks=pytest.mark.slow,
         ),
     ],
@@ -240,8 +230,8 @@ def test_mistakes_are_refused_before_anything_starts(tmp_path, given, says):
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            dict(conflicting=1.5),
-            "conflicting=1.5 must be a share between 0 and 1",
+            dict(bias_conflicting=1.5),
+            "bias_conflicting=1.5 must be between 0 and 1",
             marks=pytest.mark.slow,
         ),
         pytest.param(

@@ -20,7 +20,7 @@ from ..data.benchmark import Benchmark
 from ..methods.heads import HeadMethod, extract_features
 from ..methods.masktune import MaskTune
 from .measure import evaluate_networks
-from .settings import _requested_methods
+from .settings import _requested_methods, track_run
 from .tables import results_table
 
 # %% ../../nbs/runs/07_compare.ipynb #0fe0c49d
@@ -169,7 +169,7 @@ def _head_features(net, bench, folder):
     }
     return Benchmark(bench.name, seen.pop("train"), seen.pop("val"), seen)
 
-# %% ../../nbs/runs/07_compare.ipynb #cec2a92c
+# %% ../../nbs/runs/07_compare.ipynb #0d158d97
 class _Seed:
     "One seed of a comparison: its data, its start, and what its methods share"
 
@@ -179,6 +179,21 @@ class _Seed:
         self.new = start(self.bench, seed)
         self.folder = s.out / "checkpoints" / str(seed)
         self.erm = self.features = None
+
+    def run(self, methods, asked):
+        "Fit all methods, and measure those that were asked for"
+        refused = self.found.refused
+        for name, build in methods.items():
+            method = build(self.seed)
+            try:
+                minutes = self.fit(name, method)
+            except ValueError as error:
+                if name == "ERM" or asked == [name]:
+                    raise
+                refused.loc[len(refused)] = name, self.seed, str(error)
+                continue
+            if name in asked:
+                self.measure(name, method, minutes)
 
     def fit(self, name, method):
         "Fit a method; its minutes, earlier attempts included"
@@ -224,17 +239,10 @@ def compare_methods(
     "Fit and measure every method with every seed. A method that refuses its data is noted with its reason."
     found = Comparison(s.out, s.weights)
     asked = _requested_methods(s.method, methods)
-    for seed in progress(range(s.seed, s.seed + s.n_seeds), "seeds", unit="seed"):
-        here = _Seed(found, bench, start, s, seed)
-        for name, build in methods.items():
-            method = build(seed)
-            try:
-                minutes = here.fit(name, method)
-            except ValueError as error:
-                if name == "ERM" or asked == [name]:
-                    raise
-                found.refused.loc[len(found.refused)] = name, seed, str(error)
-                continue
-            if name in asked:
-                here.measure(name, method, minutes)
+    with track_run(s):
+        for seed in progress(
+            range(s.seed, s.seed + s.n_seeds), "seeds", unit="seed"
+        ):
+            here = _Seed(found, bench, start, s, seed)
+            here.run(methods, asked)
     return found

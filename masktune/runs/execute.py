@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ..core.files import atomic_write, resolve_path
 from .locks import _RunLock
-from .parameters import _checked_parameters, _notebook, _parameters
+from .parameters import _checked_parameters, _fixed_parameters
+from .parameters import _notebook, _parameters
 from .parameters import run_hash
 from .report import render_report
 
@@ -65,10 +66,10 @@ def _plan(name, given, threads=None):
 
     nb, values = _notebook(name), _checked_parameters(name, given)
     return dict(
-        experiment=nb.stem,
+        experiment=str(name) if _fixed_parameters(name) else nb.stem,
         notebook=str(nb),
         hash=run_hash(name, **given),
-        given={k: values[k] for k in given},
+        given={k: values[k] for k in (*_fixed_parameters(name), *given)},
         parameters=values,
         threads=threads or torch.get_num_threads(),
         asked=time.strftime("%F %T"),
