@@ -17,7 +17,7 @@ import torch
 # %% ../../nbs/core/03_distributed.ipynb #8880ef54
 @functools.cache
 def distributed_state():
-    "accelerate's `PartialState` where `torchrun` or `accelerate launch` started several processes, else None."
+    "accelerate's `PartialState`, where `torchrun` or `accelerate launch` started several processes; or None."
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return None
     try:

@@ -14,15 +14,24 @@ from pathlib import Path
 import torch
 
 # %% ../../nbs/core/01_files.ipynb #74c19a25
+def _is_our_checkout(folder):
+    settings = folder / "settings.ini"
+    if not settings.is_file():
+        return False
+    return (
+        "lib_name = masktune" in settings.read_text(errors="replace").splitlines()
+    )
+
+
 def resolve_path(
-    path,  # a file or folder; relative to the project, `~` is the home folder
+    path,  # a file or folder; `~` is the home folder
 ) -> Path:
-    "The absolute path of `path`."
-    path, here = Path(path).expanduser(), Path.cwd()
+    "The absolute path of `path`; a relative one counts from the working directory."
+    here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / "settings.ini").exists():
-            return folder / path
-    return here / path
+        if folder.name == "nbs" and _is_our_checkout(folder.parent):
+            return folder.parent / Path(path).expanduser()
+    return here / Path(path).expanduser()
 
 
 def data_root(
