@@ -10,6 +10,8 @@ import contextlib
 import difflib
 import math
 import numbers
+import re
+import tempfile
 
 # %% ../../nbs/core/00_validation.ipynb #4c3d03d2
 @contextlib.contextmanager
@@ -22,7 +24,8 @@ def raises(
         yield
     except kind as error:
         assert match in str(error), f"{match!r} is not in the message: {error}"
-        print(error)
+        temporary = re.escape(tempfile.gettempdir()) + r"/tmp\w+"
+        print(re.sub(temporary, "...", str(error)))
     else:
         raise AssertionError(f"the block raised no {kind.__name__}")
 

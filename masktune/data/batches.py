@@ -8,6 +8,7 @@ __all__ = ['Batch']
 # %% ../../nbs/data/14_batches.ipynb #c959cbe2
 import queue
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -78,7 +79,10 @@ class _SplitTensors:
         group_names: list[str] | None = None,  # None: "group 0", "group 1", ...
         key: str | None = None,  # fingerprint of the images, where it is known
         rows: torch.Tensor | None = None,  # rows of a memory-mapped file; None: all
-        skipped=(),  # what was left out, and why: "file (reason)"
+        skipped=(),  # images that could not be read: "file (reason)"
+        ignored: Counter | None = None,  # reason -> how many files were no images
+        cut: torch.Tensor
+        | None = None,  # N: share of each picture that was cropped
     ):
         self._images, self._key, self._rows = images, key, rows
         self.labels, self.groups, self.ids = labels, groups, ids
@@ -87,6 +91,7 @@ class _SplitTensors:
         if groups is not None:
             self.group_names = _names_or_numbers(group_names, groups, "group ")
         self.skipped: list[str] = list(skipped)
+        self.ignored, self._cut = Counter(ignored), cut
         self._resident: dict[torch.device, tuple] = {}
 
     @property

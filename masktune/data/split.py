@@ -6,17 +6,21 @@
 __all__ = ['checked_labels', 'validation_mask', 'Split']
 
 # %% ../../nbs/data/00_split.ipynb #e705152a
+from collections import Counter
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..core.files import fingerprint, resolve_path
+from ..core.files import fingerprint
 from ..core.random import make_generator
 from ..core.validation import check_fraction
 from .batches import _SplitBatches, _take
-from .image_cache import _class_files, decode_images
+from .folders import check_no_class_lost, class_files
+from .image_cache import decode_images
+from .pixels import byte_images
 from ..plots.images import plot_grid
 
 # %% ../../nbs/data/00_split.ipynb #5e42d8ba
@@ -126,6 +130,8 @@ class _SplitSelection(_SplitBatches):
             key,
             rows,
             self.skipped,
+            self.ignored,
+            None if self._cut is None else self._cut[index],
         )
 
     def random_split(
@@ -191,33 +197,27 @@ class _SplitPictures(_SplitSummary):
         channels, height, width = self._images.shape[1:]
         return f"{len(self):,} images, {channels}×{height}×{width}"
 
-    def _skipped_text(self) -> str:
-        if not self.skipped:
-            return ""
-        return f"; {len(self.skipped)} that could not be read are left out (`.skipped`)"
+    def _left_out_text(self) -> str:
+        "What was not read, and what the crop cut off."
+        left_out = Counter({"unreadable (`.skipped`)": len(self.skipped)})
+        left_out += self.ignored
+        text = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
+        text = f"; left out: {text}" if text else ""
+        if self._cut is not None and len(self) and self._cut.max() >= 0.005:
+            mean, most = 100 * self._cut.mean(), 100 * self._cut.max()
+            text += f"; the crop cuts off {mean:.0f} % of the pictures"
+            text += f", up to {most:.0f} % of one" if most - mean >= 1 else ""
+        return text
 
     def __repr__(self) -> str:
         classes = f"{len(self.class_names)} classes"
         groups = "" if self.groups is None else f", {len(self.group_names)} groups"
-        text = f"{self._size_text()}, {classes}{groups}{self._skipped_text()}"
+        text = f"{self._size_text()}, {classes}{groups}{self._left_out_text()}"
         return f"{type(self).__name__}({text})"
 
     def _repr_markdown_(self) -> str:
         table = self.group_counts().to_markdown(index=False)
-        return f"{self._size_text()}{self._skipped_text()}\n\n{table}"
-
-# %% ../../nbs/data/00_split.ipynb #353ce7f9
-def _checked_images(images) -> torch.Tensor:
-    "uint8 N×C×H×W"
-    images = torch.as_tensor(images)
-    if images.ndim == 3:
-        images = images[:, None]
-    if images.ndim != 4 or images.dtype != torch.uint8:
-        raise ValueError(
-            f"images must be uint8, N×C×H×W or N×H×W, not {images.dtype} of shape {tuple(images.shape)}; "
-            "floats in [0, 1]: (x*255).round().byte()"
-        )
-    return images
+        return f"{self._size_text()}{self._left_out_text()}\n\n{table}"
 
 # %% ../../nbs/data/00_split.ipynb #ca28c9ac
 class Split(_SplitPictures):
@@ -226,15 +226,16 @@ class Split(_SplitPictures):
     @classmethod
     def from_tensors(
         cls,
-        images,  # uint8 N×C×H×W, or N×H×W for grey; tensor or array
+        images,  # N×C×H×W or N×H×W (grey): uint8, or floats in [0, 1]; tensor or array
         labels,  # N whole numbers from 0
         groups=None,  # N whole numbers from 0; None where unknown
         ids=None,  # N different names; None: the position
         class_names=None,  # None: "0", "1", ...
         group_names=None,  # None: "group 0", "group 1", ...
     ) -> Self:
-        "A split of arrays in memory, checked."
-        images = _checked_images(images)
+        "A split of arrays in memory, checked; floats are rounded to 256 levels."
+        images = torch.as_tensor(images)
+        images = byte_images(images[:, None] if images.ndim == 3 else images)
         named = (ids, class_names, group_names)
         return cls(images, **checked_labels(len(images), labels, groups, *named))
 
@@ -244,38 +245,52 @@ class Split(_SplitPictures):
         paths,  # N image files
         labels,  # N whole numbers from 0
         groups=None,  # N whole numbers from 0; None where unknown
-        size: int | None = None,  # side in pixels; None: the images' own, else 224
+        size: int
+        | tuple[int, int]
+        | None = None,  # side, or (height, width); None: theirs, else 224
         on_error: str = "raise",  # a file that can't be read: "raise" or "skip"
         ids=None,  # N different names; None: the position
         class_names=None,  # None: "0", "1", ...
         group_names=None,  # None: "group 0", "group 1", ...
+        resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
+        like=None,  # a network that knows how its pictures were prepared
     ) -> Self:
         "A split of image files, decoded once into the cache and checked."
-        named = (ids, class_names, group_names)
+        paths, named = list(paths), (ids, class_names, group_names)
         about = checked_labels(len(paths), labels, groups, *named)
-        images, key, broken = decode_images(paths, size, on_error)
-        rows = torch.arange(len(images))
-        split = cls(images, **about, key=key, rows=rows)
-        if not broken:
+        found = decode_images(paths, size, on_error, resize, like)
+        rows = torch.arange(len(paths))
+        split = cls(found.images, **about, key=found.key, rows=rows, cut=found.cut)
+        if not found.broken:
             return split
-        split.skipped = list(broken.values())
-        return split.subset(~torch.isin(rows, torch.tensor(list(broken))))
+        split.skipped = list(found.broken.values())
+        return split.subset(~torch.isin(rows, torch.tensor(list(found.broken))))
 
     @classmethod
     def from_folder(
         cls,
         root,  # a folder with a folder for each class, any image files in them
-        size: int | None = None,  # side in pixels; None: the images' own, else 224
+        size: int
+        | tuple[int, int]
+        | None = None,  # side, or (height, width); None: theirs, else 224
         on_error: str = "raise",  # a file that can't be read: "raise" or "skip"
+        resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
+        like=None,  # a network that knows how its pictures were prepared
+        class_names: list[str]
+        | None = None,  # in this order; None: the folders', sorted
     ) -> Self:
-        "A split of a folder; classes in alphabetical order, no groups needed."
-        found, root = _class_files(root), resolve_path(root)
-        files = [path for paths in found.values() for path in paths]
-        return cls.from_files(
-            files,
-            [k for k, paths in enumerate(found.values()) for _ in paths],
+        "A split of class folders, no groups needed; `root/test` takes its classes from `root/train`."
+        files = class_files(root, class_names)
+        split = cls.from_files(
+            files.paths,
+            files.labels,
             size=size,
             on_error=on_error,
-            ids=[str(path.relative_to(root)) for path in files],
-            class_names=list(found),
+            ids=files.ids,
+            class_names=files.class_names,
+            resize=resize,
+            like=like,
         )
+        split.ignored = files.ignored
+        check_no_class_lost(split, files.labels)
+        return split
