@@ -106,7 +106,7 @@ def test_odd_files_are_read_upright_and_in_colour(tmp_path):
     assert load_image(tmp_path / "turned.jpg").shape == (40, 6, 3) and load_image(
         tmp_path / "grey.png"
     ).shape == (6, 40, 3)
-    assert load_image(tmp_path / "clear.png")[0, 0].tolist() == [10, 20, 30]
+    assert load_image(tmp_path / "clear.png")[0, 0].tolist() == [217, 218, 220], "laid on white"
 
 
 def test_what_lies_in_the_cache_is_what_pillow_decodes(tmp_path):
@@ -200,7 +200,7 @@ def test_broken_files_stop_or_are_left_out_and_listed(photos):
             and len(fewer.skipped) == 1
             and "photo 3.jpg" in fewer.skipped[0]
         )
-        assert "1 that could not be read" in fewer._repr_markdown_()
+        assert "left out: 1 unreadable" in fewer._repr_markdown_()
     Image.new("RGB", (40, 40)).save(torn)
     assert len(Split.from_folder(photos, 32, on_error="skip")) == 20
     with pytest.raises(ValueError, match="on_error='ignore'"):
@@ -210,21 +210,21 @@ def test_broken_files_stop_or_are_left_out_and_listed(photos):
 def test_decoding_goes_on_where_it_stopped(photos, monkeypatch):
     from masktune.data import image_cache
 
-    real, seen = image_cache._open_upright, []
+    real, seen = image_cache._open_image, []
 
-    def failing(path, size=None):
+    def failing(path, resize):
         seen.append(path)
         if len(seen) > 15:
             raise RuntimeError("interrupted")
-        return real(path, size)
+        return real(path, resize)
 
-    monkeypatch.setattr(image_cache, "_open_upright", failing)
+    monkeypatch.setattr(image_cache, "_open_image", failing)
     with pytest.raises(ValueError, match="interrupted"):
         Split.from_folder(photos, 32)
     monkeypatch.setattr(
         image_cache,
-        "_open_upright",
-        lambda path, size=None: (seen.append(path), real(path, size))[1],
+        "_open_image",
+        lambda path, resize: (seen.append(path), real(path, resize))[1],
     )
     Split.from_folder(photos, 32)
     assert len(seen) == 20 + 5
@@ -239,7 +239,7 @@ def test_a_missing_place_names_the_nearest_that_exists(tmp_path):
     with pytest.raises(FileNotFoundError, match="1 of the 1 images are not there"):
         decode_images([tmp_path / "gone.jpg"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="one folder per class"):
+    with pytest.raises(FileNotFoundError, match="one folder for each class"):
         Split.from_folder(tmp_path / "empty")
 
 

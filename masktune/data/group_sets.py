@@ -20,8 +20,9 @@ from .labels import SPAWRIOUS_LOCATIONS, SPAWRIOUS_ORDER
 from .labels import SPAWRIOUS_SPLITS, SPLIT_CODES
 from .labels import UTKFACE_ATTRIBUTES, WATERBIRDS_MISLABELLED
 from .registry import _deal_parts, _hold_out, _image_files
-from .registry import benchmark_from_table, find_dataset, read_table
+from .registry import benchmark_from_table, find_dataset
 from .registry import register_dataset
+from .tables import read_table
 from .vision_sets import _match_names, _name_with_size, _note_skipped
 
 # %% ../../nbs/data/10_group_sets.ipynb #b05cc617

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from .benchmark import Benchmark
-from .image_cache import missing_path_error
+from .folders import missing_path_error
 from .labels import IN9_CLASSES, IN9_VARIATIONS, REBIAS_CLASSES
 from .registry import _hold_out, _image_files, benchmark_from_table
 from .registry import find_dataset, register_dataset

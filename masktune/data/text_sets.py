@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..core.validation import check_choice
 from .labels import CIVILCOMMENTS_IDENTITIES, SPLIT_CODES
-from .registry import find_dataset, read_table, register_dataset
+from .registry import find_dataset, register_dataset
+from .tables import read_table
 
 # %% ../../nbs/data/11_text_sets.ipynb #a9fe4d5d
 @register_dataset(

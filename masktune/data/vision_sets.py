@@ -18,7 +18,7 @@ from ..core.files import data_root
 from ..core.validation import check_choice
 from .base_images import base_images
 from .benchmark import Benchmark
-from .image_cache import missing_path_error
+from .folders import missing_path_error
 from .labels import CIFAR10_CLASSES, PUBLISHED_SIZES
 from .registry import _image_files, benchmark_from_table
 from .registry import find_dataset, register_dataset

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..core.progress import progress
-from ..data.image_cache import missing_path_error
+from ..data.folders import missing_path_error
 from ..data.split import Split
 
 # %% ../../nbs/evaluation/02_backgrounds.ipynb #4f6f495a
