@@ -44,7 +44,9 @@ class Predictions:
 
     @property
     def correct(self) -> torch.Tensor:
-        "Whether the prediction is the label: bool N."
+        "Whether the prediction is the label: bool N. Raise a `ValueError` without labels."
+        if self.labels is None:
+            raise _no_labels_error()
         return self.predicted.eq(self.labels)
 
     @property

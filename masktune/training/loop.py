@@ -12,10 +12,10 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 
 from ..core.distributed import distributed_state, rank_and_world_size
 from ..core.distributed import resolve_device
@@ -229,7 +229,7 @@ def _may_pause(run, settings):
 
 # %% ../../nbs/training/01_loop.ipynb #ceec96d1
 def train(
-    net: nn.Module,  # a `Network`, or another module with a `device`; trained in place
+    net: Any,  # a `Network`, or another module with a `device`; trained in place
     split: Split,  # what to learn from
     settings: NetworkMethod,  # how
     loss: Callable
