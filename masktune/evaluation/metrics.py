@@ -103,7 +103,7 @@ def gather_across_ranks(
     )
     return [result for _, result in sorted(numbered, key=lambda pair: pair[0])]
 
-# %% ../../nbs/evaluation/00_metrics.ipynb #05bf96f9
+# %% ../../nbs/evaluation/00_metrics.ipynb #8fefaf84
 def unit_images(
     images: torch.Tensor,  # uint8, or floats in [0, 1]; N×C×H×W
 ) -> torch.Tensor:  # float in [0, 1]
@@ -137,15 +137,11 @@ def _layout_error(images):
 
 
 def _range_error(low, high):
-    looks = (
-        "in [0, 255]: divide them by 255"
-        if low >= 0 and high > 10
-        else "normalised"
-    )
-    return ValueError(
-        f"float images must be in [0, 1], and these are in [{low:.3g}, {high:.3g}]. They look"
-        f" {looks}. Networks here normalise by themselves, with the mean and std given to wrap()."
-    )
+    looks = "normalised: don't, the network does it with the mean and std given to wrap()"
+    if low >= 0 and high > 10:
+        looks = "like bytes: divide them by 255"
+    found = f"these are in [{low:.3g}, {high:.3g}] and look {looks}."
+    return ValueError(f"float images must be in [0, 1]; {found}")
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #48558d2c
 def predict(
