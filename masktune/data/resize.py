@@ -68,18 +68,24 @@ def _transformed(transform, im) -> Image.Image:
     return out.convert("RGB")
 
 
+def _random_states() -> list:
+    numpy_state = np.random.get_state()
+    return [torch.get_rng_state().tolist(), random.getstate(), str(numpy_state)]
+
+
 def check_transform(
     transform: Callable,  # from an RGB picture to a picture or tensor
     im: Image.Image,  # a picture to try it on
 ):
-    "Raise a `ValueError` if two calls on the same picture differ; the global random states stay as they are."
-    state, states = random.getstate(), np.random.get_state()
+    "Raise a `ValueError` if the transform is random; the global random states stay as they are."
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        results = [np.asarray(_transformed(transform, im)) for _ in range(3)]
-    random.setstate(state)
-    np.random.set_state(states)
-    if not all(np.array_equal(results[0], r) for r in results):
+        before = _random_states()
+        results = [np.asarray(_transformed(transform, im)) for _ in range(2)]
+        changed = before != _random_states()
+    random.setstate(python)
+    np.random.set_state(numpy)
+    if changed or not np.array_equal(*results):
         raise ValueError(
             "resize= is random: each image is decoded once and kept. Random changes belong in augment=."
         )
