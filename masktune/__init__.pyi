@@ -51,8 +51,8 @@ from .plots.charts import plot_bars as plot_bars
 from .plots.charts import plot_curves as plot_curves
 from .plots.browser import Browser as Browser
 from .runs.execute import run_experiment as run_experiment
-from .runs.record import fit_folder as fit_folder
+from .runs.fit import fit_folder as fit_folder
 from .runs.compare import compare_methods as compare_methods
 from .runs.tables import results_table as results_table
 from .runs.sweep import sweep as sweep
-from .runs.sweep import run_status as run_status
+from .runs.status import run_status as run_status

@@ -1,21 +1,18 @@
 "What a run is called, that it is done once, that nothing already done is lost."
 
 import json, multiprocessing, os, re, shutil, signal, socket, subprocess, sys, time
-from pathlib import Path
 
 import psutil
 import pytest
 
 
+from masktune.runs import locks, parameters
 from masktune.runs.cli import main
-from masktune.runs.execute import is_finished, resume_run, run_experiment
+from masktune.runs.execute import _claim, _plan, resume_run, run_experiment
 from masktune.runs.locks import RunLocked, _RunLock, lock_owner
-from masktune.runs.parameters import (
-    experiment_parameters,
-    list_experiments,
-    run_hash,
-)
-from masktune.runs.record import write_record
+from masktune.runs.parameters import _checked_parameters, _parameters
+from masktune.runs.parameters import experiment_parameters, list_experiments
+from masktune.runs.record import is_finished, run_hash, write_record
 from throwaway import WRITES, forked, notebook, until
 
 
@@ -59,7 +56,7 @@ def small_disk(tmp_path):
             "method='MaskTun' is not known. Did you mean 'MaskTune'? There are: ERM, MaskTune, all.",
         ),
         (dict(method=3), "method=3 is not known."),
-        (dict(share=1.5), "share=1.5 must be a share between 0 and 1"),
+        (dict(share=1.5), "share=1.5 must be between 0 and 1"),
         (dict(share="half"), "share='half' must be a number"),
         (dict(epochs=0), "epochs=0 must be a whole number, 1 or more"),
         (dict(epochs=2.0), "epochs=2.0 must be a whole number, 1 or more or None"),
@@ -70,7 +67,7 @@ def small_disk(tmp_path):
 def test_a_wrong_parameter_is_refused_before_anything_starts(tmp_path, given, says):
     nb = notebook(tmp_path / "tiny.ipynb", WRITES)
     with pytest.raises(ValueError, match=re.escape(says)):
-        runs._checked(nb, given)
+        _checked_parameters(nb, given)
     if "out" not in given:
         with pytest.raises(ValueError):
             run_experiment(nb, tmp_path / "run", **given)
@@ -100,7 +97,9 @@ noted: float = None  # anything; None: as above"""
         "a number or None",
     ]
     assert (
-        runs._checked(nb, dict(many="erm, MASKTUNE", like="new", rate=1))["many"]
+        _checked_parameters(nb, dict(many="erm, MASKTUNE", like="new", rate=1))[
+            "many"
+        ]
         == "ERM,MaskTune"
     )
     for wrong in (
@@ -120,12 +119,12 @@ noted: float = None  # anything; None: as above"""
             ValueError,
             match=rf"{next(iter(wrong))}=.* (must be|is not known)|many='JTT' is not known",
         ):
-            runs._checked(nb, wrong)
+            _checked_parameters(nb, wrong)
 
 
 @pytest.mark.parametrize("name", list(list_experiments()))
 def test_an_experiments_defaults_are_among_what_it_allows(name):
-    for p in runs._parameters(name).values():
+    for p in _parameters(name).values():
         assert p.check(p.default) == p.default
 
 
@@ -137,7 +136,7 @@ def test_a_notebook_that_is_none(tmp_path):
     nothing.write_text(untagged.read_text()[:200])
     with pytest.raises(
         ValueError,
-        match="untagged.ipynb has no cell tagged `experiment_parameters`: tag the cell",
+        match="untagged.ipynb has no cell tagged `parameters`: tag the cell",
     ):
         run_experiment(untagged, tmp_path / "run")
     with pytest.raises(ValueError, match="torn.ipynb is damaged"):
@@ -176,9 +175,11 @@ def test_prose_changes_no_name(tmp_path):
 @pytest.mark.parametrize(
     "module,added,same",
     [
-        ("masking", "# prose", True),
-        ("masking", "def new(): return 1", False),
-        ("launch", "def new(): return 1", True),
+        ("saliency/masking", "# prose", True),
+        ("saliency/masking", "def new(): return 1", False),
+        ("runs/sweep", "def new(): return 1", True),
+        ("runs/tables", "def new(): return 1", True),
+        ("runs/compare", "def new(): return 1", False),
     ],
     ids=str,
 )
@@ -187,12 +188,10 @@ def test_an_edited_method_changes_the_name(
 ):
     nb = notebook(tmp_path / "tiny.ipynb", WRITES)
     before = run_hash(nb)
-    shutil.copytree(
-        Path(runs.__file__).parent,
-        tmp_path / "masktune",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "masktune" / "runs.py"))
+    copy = tmp_path / "masktune"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(parameters._package_folder(), copy, ignore=ignored)
+    monkeypatch.setattr("masktune.runs.record._package_folder", lambda: copy)
     assert run_hash(nb) == before
     with open(tmp_path / "masktune" / f"{module}.py", "a") as f:
         f.write(f"\n{added}\n")
@@ -204,7 +203,10 @@ def test_an_edited_method_changes_the_name(
 
 def test_a_run_leaves_its_record_and_is_done_once(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    figure = '#| fig-alt: "A line that rises"\nimport matplotlib.pyplot as plt, pandas as pd\nplt.plot([1, 2]); plt.show()\npd.DataFrame(dict(a=[1]))'
+    figure = """#| fig-alt: "A line that rises"
+import matplotlib.pyplot as plt, pandas as pd
+plt.plot([1, 2]); plt.show()
+pd.DataFrame(dict(a=[1]))"""
     nb = notebook(
         tmp_path / "tiny.ipynb",
         "#| hide\nprint('not this')",
@@ -379,7 +381,7 @@ def test_a_run_that_is_stopped_leaves_no_process_and_no_lock(tmp_path, how):
     assert (
         not any(k.is_running() for k in kernels)
         and {f.name for f in folder.iterdir()}
-        == {"run.json", "log.txt", "tiny.ipynb"}
+        == {"run.json", "log.txt", "minutes.json", "tiny.ipynb"}
         and "one" in (folder / "tiny.ipynb").read_text()
     )
 
@@ -431,7 +433,7 @@ def test_a_lock_dies_with_its_process(tmp_path):
     child.wait()
     assert lock_owner(tmp_path) is None
     with _RunLock(tmp_path):
-        assert [l.name for l in tmp_path.iterdir()] == ["lock.2"]
+        assert [p.name for p in tmp_path.iterdir()] == ["lock.2"]
 
 
 @pytest.mark.parametrize(
@@ -453,11 +455,11 @@ def test_an_empty_lock_is_a_new_one(tmp_path):
 
 
 def test_a_lock_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_BEAT", 0.02)
-    with _RunLock(tmp_path) as l:
-        os.utime(l.path, (0, 0))
+    monkeypatch.setattr(locks, "_BEAT", 0.02)
+    with _RunLock(tmp_path) as held:
+        os.utime(held.path, (0, 0))
         time.sleep(0.3)
-        assert time.time() - l.path.stat().st_mtime < 10
+        assert time.time() - held.path.stat().st_mtime < 10
 
 
 def test_slurm_is_asked_about_locks_on_other_hosts(tmp_path, monkeypatch):
@@ -517,7 +519,7 @@ def test_of_many_that_find_a_dead_lock_one_takes_it(tmp_path):
 
 def test_again_refuses_what_was_asked_for_with_other_code(tmp_path):
     nb = notebook(tmp_path / "tiny.ipynb", WRITES)
-    runs._claim(tmp_path / "run", runs._plan(nb, {}))
+    _claim(tmp_path / "run", _plan(nb, {}))
     nb.write_text(nb.read_text().replace("random(4)", "random(4)*2"))
     with pytest.raises(
         ValueError, match="was asked for with other code than there is now"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from masktune.runs.sweep import run_status, sweep
+from masktune.runs.status import run_status
+from masktune.runs.sweep import sweep
 from throwaway import WRITES, notebook, until
 
 CONF = """ClusterName=test

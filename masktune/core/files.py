@@ -11,8 +11,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import torch
-
 # %% ../../nbs/core/01_files.ipynb #74c19a25
 def _is_our_checkout(folder):
     settings = folder / "settings.ini"
@@ -59,6 +57,8 @@ def atomic_write(
 
 # %% ../../nbs/core/01_files.ipynb #f8d4e9a0
 def _update_hash(h, thing):
+    import torch  # here, so that listing runs needn't wait for it
+
     if isinstance(thing, torch.nn.Module):
         thing = thing.state_dict()
     if isinstance(thing, dict):

@@ -107,7 +107,10 @@ class ResumableTimer:
         if not self.file.exists():
             return 0.0
         last = json.loads(self.file.read_text())
-        newest = max(f.stat().st_mtime for f in self.file.parent.rglob("*"))
+        files = self.file.parent.rglob("*")
+        newest = max(
+            f.stat().st_mtime for f in files if not f.name.startswith("lock.")
+        )
         return last["minutes"] + max(0, newest - last["at"]) / 60
 
     def _write(self, minutes):

@@ -7,7 +7,9 @@ import psutil
 import pytest
 
 from masktune.runs.cli import main
-from masktune.runs.sweep import reproduce, run_status, sweep
+from masktune.runs.reproduce import reproduce
+from masktune.runs.status import run_status
+from masktune.runs.sweep import sweep
 from throwaway import WRITES, forked, notebook, until
 
 
@@ -21,15 +23,21 @@ def alive(process):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    "Five runs on two GPUs, one of which fails and one is killed at the first try; (folder, notebook, what sweep returned, a line a run: seed, GPU, threads, start, end)"
+    """Five runs on two GPUs, one of which fails and one is killed at the first try.
+
+    (folder, notebook, what sweep returned, per run: seed, GPU, threads, start, end)"""
     tmp = tmp_path_factory.mktemp("swept")
     notes = f"""import os, time, pathlib, signal
 start = time.time(); time.sleep(.5)
 if 'TWICE' in os.environ: os.close(os.open(os.environ['TWICE'] + f'/{{seed}}.once', os.O_CREAT | os.O_EXCL))
 line = pathlib.Path({str(tmp)!r})/f'{{seed}}.line'
-line.write_text(f"{{seed}} {{os.environ['CUDA_VISIBLE_DEVICES']}} {{os.environ['OMP_NUM_THREADS']}} {{start}} {{time.time()}}")
+gpu, threads = os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']
+line.write_text(f"{{seed}} {{gpu}} {{threads}} {{start}} {{time.time()}}")
 if seed == 3: raise ValueError('three is refused')
-if seed == 4 and not os.path.exists(out + '/tried'): open(out + '/tried', 'w'); os.kill(os.getppid(), signal.SIGKILL); time.sleep(9)"""
+if seed == 4 and not os.path.exists(out + '/tried'):
+    open(out + '/tried', 'w')
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(9)"""
     nb = notebook(tmp / "tiny.ipynb", notes, WRITES)
     stands = sweep(
         nb,
@@ -43,13 +51,13 @@ if seed == 4 and not os.path.exists(out + '/tried'): open(out + '/tried', 'w'); 
         tmp,
         nb,
         stands,
-        [l.read_text().split() for l in sorted(tmp.glob("*.line"))],
+        [f.read_text().split() for f in sorted(tmp.glob("*.line"))],
     )
 
 
 def test_a_sweep_runs_all_and_one_that_fails_or_is_killed_stops_none(swept):
     tmp, nb, stands, lines = swept
-    assert [l[0] for l in lines] == list("01234")
+    assert [line[0] for line in lines] == list("01234")
     assert (
         stands.state.tolist() == ["finished"] * 3 + ["failed", "stopped"]
         and stands.note[3] == "three is refused"
@@ -179,7 +187,8 @@ def test_ctrl_c_stops_cleanly_and_says_what_is_left(tmp_path):
     p.join(40)
     said = (tmp_path / "said").read_text()
     assert p.exitcode == 1 and said.endswith(
-        "3 of 3 runs are left; start the same sweep again to go on\nmasktune: stopped; started again it goes on."
+        "3 of 3 runs are left; start the same sweep again to go on\n"
+        "masktune: stopped; started again it goes on."
     ), said
     until(lambda: not any(map(alive, everyone)), 5)
     assert states(tmp_path / "runs") == dict(stopped=2, waiting=1) and not list(
@@ -239,7 +248,7 @@ def test_reproduce(swept, tmp_path, capsys):
         reproduce(first)
     assert (
         run_status([first]).state[0] == "damaged"
-        and "metrics.parquet is not as it was written"
+        and f"metrics.parquet in {first} is not as it was written"
         in run_status([first]).note[0]
     )
     (first / "metrics.parquet").write_bytes(kept.read_bytes())
@@ -257,7 +266,15 @@ def test_thousands_of_runs_stand_in_seconds(tmp_path):
     for i in range(2000):
         (f := tmp_path / "a" / f"tiny-{i}").mkdir(parents=True)
         (f / "run.json").write_text(
-            json.dumps(dict(experiment="tiny", given=dict(seed=i), hash=str(i)))
+            json.dumps(
+                dict(
+                    experiment="tiny",
+                    notebook="",
+                    given=dict(seed=i),
+                    parameters={},
+                    hash=str(i),
+                )
+            )
         )
         if i % 2:
             (f / "finished.json").write_text(json.dumps(dict(minutes=1, sizes={})))
@@ -271,90 +288,3 @@ def test_thousands_of_runs_stand_in_seconds(tmp_path):
         match="there are no runs in .*nowhere, which does not exist",
     ):
         run_status(tmp_path / "nowhere")
-
-
-# the command
-
-
-def test_list_and_show(tmp_path, capsys):
-    main(["list"])
-    assert "biased_mnist" in capsys.readouterr().out.split()
-    main(["show", str(notebook(tmp_path / "tiny.ipynb", WRITES))])
-    said = capsys.readouterr().out
-    assert "a number, 0 to 1" in said and "passes, 1 or more; None: 3" in said
-
-
-def test_run_names_the_folder_by_its_hash(tmp_path, capsys):
-    nb = str(
-        notebook(
-            tmp_path / "tiny.ipynb",
-            WRITES,
-            "open(f'{out}/table.md', 'w').write(f'| {method} |')",
-        )
-    )
-    for _ in range(2):
-        main(
-            [
-                "run",
-                nb,
-                "-p",
-                "seed=1",
-                "-p",
-                "method=masktune",
-                "--out",
-                str(tmp_path / "runs"),
-            ]
-        )
-    said = capsys.readouterr().out
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert (
-        said.count("| MaskTune |") == 2
-        and re.fullmatch("tiny-[0-9a-f]{16}", folder.name)
-        and f"report.html: {folder}/report.html" in said
-    )
-
-
-@pytest.mark.parametrize(
-    "line,says",
-    [
-        (
-            "run {nb} -p epocs=3",
-            "parameter='epocs' is not known. Did you mean 'epochs'?",
-        ),
-        ("run {nb} -p seed", "-p seed must be KEY=VALUE"),
-        ("run {nb} -p epochs=0", "epochs=0 must be"),
-        ("run bised_mnist", "Did you mean 'biased_mnist'"),
-        ("sweep {nb} -g method=erm,dfr", "method='dfr' is not known"),
-        ("status nowhere", "there are no runs in"),
-        ("reproduce nowhere", "there is no run in"),
-    ],
-)
-def test_a_mistake_is_one_sentence(tmp_path, capsys, monkeypatch, line, says):
-    monkeypatch.chdir(tmp_path)
-    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
-    with pytest.raises(SystemExit) as e:
-        main(line.format(nb=nb).split())
-    assert (
-        str(e.value).startswith("masktune: ")
-        and says in str(e.value)
-        and not (tmp_path / "runs").exists()
-    )
-
-
-def test_table_of_a_sweep(swept, capsys):
-    pytest.importorskip(
-        "masktune.tables", reason="masktune.tables is not there yet"
-    )
-    main(
-        [
-            "table",
-            str(swept[0] / "runs"),
-            "--rows",
-            "method",
-            "--cols",
-            "data",
-            "--metric",
-            "accuracy",
-        ]
-    )
-    assert "ERM" in capsys.readouterr().out
