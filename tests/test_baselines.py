@@ -12,8 +12,8 @@ from masktune.data.split import Split
 from masktune.evaluation.metrics import evaluate, predict
 from masktune.methods.erm import ERM
 from masktune.methods.group_dro_jtt import GroupDRO, JTT, group_dro_loss
-from masktune.methods.heads import Features, balanced_sample_weight
-from masktune.methods.heads import head_as_network
+from masktune.evaluation.features import Features, balanced_sample_weight
+from masktune.evaluation.features import head_as_network
 from masktune.models.zoo import create_model, load_model
 
 

@@ -9,10 +9,18 @@ from masktune.data.benchmark import Benchmark
 from masktune.data.glyphs import make_glyphs
 from masktune.data.planted_cues import biased_mnist
 from masktune.evaluation.metrics import evaluate, predict
-from masktune.methods.abstaining import DeepGamblers
+from masktune.methods.abstaining import (
+    DeepGamblers,
+    SelectiveNet,
+    SelfAdaptiveTraining,
+)
 from masktune.methods.erm import ERM
 from masktune.methods.group_dro_jtt import GroupDRO, JTT
+from masktune.methods.heads import HeadMethod
+from masktune.methods.last_layer import AFR, DFR, LastLayerRetraining
 from masktune.methods.masktune import MaskTune, RandomMask, masked_accuracy
+from masktune.methods.neurontune import NeuronTune
+from masktune.methods.spuriosity import SpuriosityRanking
 from masktune.methods.ule import ULE
 from masktune.models.zoo import create_model
 from masktune.saliency.maps import compute_maps
@@ -369,7 +377,9 @@ def test_it_warns_when_it_hides_nothing_or_nearly_everything(fitted):
     glyphs = make_glyphs(n=80, size=64)
     net = create_model("resnet18", 2)
     net.untrained = False
-    with pytest.warns(UserWarning, match="nothing in ..% .* 2×2 maps .* top_fraction"):
+    with pytest.warns(
+        UserWarning, match="nothing in ..% .* 2×2 maps .* top_fraction"
+    ):
         m = MaskTune(device="cpu").fit(net, glyphs)
     assert m.history_.untouched[0] > 0.5
     bench, erm = fitted
@@ -398,3 +408,41 @@ def test_values_that_make_no_sense_are_refused(fitted, wrong):
     bench, erm = fitted
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MaskTune(device="cpu", **wrong).fit(erm, few(bench))
+
+
+HEADS = [
+    LastLayerRetraining(device="cpu"),
+    DFR(Cs=(0.3,), n_refits=2, device="cpu"),
+    AFR(gammas=(4.0,), reg_strengths=(0.01,), device="cpu"),
+    NeuronTune(device="cpu"),
+    SpuriosityRanking(spurious="groups", device="cpu"),
+]
+WHOLE = [
+    m(epochs=1, device="cpu")
+    for m in (ERM, ULE, JTT, GroupDRO, SelfAdaptiveTraining, SelectiveNet)
+]
+MASKS = [
+    MaskTune(preset="released_code", iterations=2, device="cpu"),
+    RandomMask(keep_momentum=True, device="cpu"),
+    MaskTune(bn_stats="frozen", device="cpu"),
+]
+
+
+@pytest.mark.parametrize(
+    "method", [*MASKS, *HEADS, *WHOLE, DeepGamblers(epochs=1, reward=1.5)]
+)
+def test_no_method_changes_what_it_is_given(fitted, method):
+    "The ERM, its momentum, and the images: bit for bit"
+    bench, erm = fitted
+    small = Benchmark("small", few(bench).train, bench.tests["reversed"], {})
+    given = erm if isinstance(method, (MaskTune, HeadMethod)) else erm.last_
+
+    def state():
+        splits = [getattr(small, part) for part in ("train", "val")]
+        data = [[s.images, s.labels, s.groups] for s in splits]
+        return fingerprint(erm.model_, erm.last_, erm.optimizer_, data)
+
+    before = state()
+    settings = repr(method)
+    method.fit(given, small)
+    assert state() == before and repr(method) == settings

@@ -9,7 +9,8 @@ from masktune.data.benchmark import Benchmark
 from masktune.data.glyphs import assign_spurious_labels, make_glyphs
 from masktune.evaluation.metrics import evaluate, predict
 from masktune.methods.erm import ERM
-from masktune.methods.heads import Features, fit_head, head_as_network
+from masktune.evaluation.features import Features, head_as_network
+from masktune.methods.heads import fit_head
 from masktune.methods.last_layer import LastLayerRetraining
 from masktune.methods.neurontune import NeuronTune, neuron_deltas, sfit
 from masktune.models.zoo import create_model
@@ -87,13 +88,13 @@ def test_the_head_never_sees_silenced_features():
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("dagger", [False, True])
-def test_it_helps_beside_a_control(seed, dagger):
+@pytest.mark.parametrize("tune_on", ["train", "val"])
+def test_it_helps_beside_a_control(seed, tune_on):
     "Silencing the cue lifts the worst group; a refit of the same rows that silences nothing does not"
     b = bench_of(seed)
     first = LastLayerRetraining(device="cpu").fit(None, b)
-    m = NeuronTune(thresholds=(1.0,), dagger=dagger, device="cpu").fit(first, b)
-    control = NeuronTune(thresholds=(99.0,), dagger=dagger, device="cpu").fit(
+    m = NeuronTune(thresholds=(1.0,), tune_on=tune_on, device="cpu").fit(first, b)
+    control = NeuronTune(thresholds=(99.0,), tune_on=tune_on, device="cpu").fit(
         first, b
     )
     assert m.silenced_.any() and not control.silenced_.any()
@@ -103,17 +104,16 @@ def test_it_helps_beside_a_control(seed, dagger):
     )
 
 
-def test_union_and_intersection():
+def test_any_class_or_all():
     b = bench_of(1)
     first = LastLayerRetraining(device="cpu").fit(None, b)
-    union, both = (
-        NeuronTune(combine=c, device="cpu").fit(first, b)
-        for c in ("union", "intersection")
+    either, both = (
+        NeuronTune(combine=c, device="cpu").fit(first, b) for c in ("any", "all")
     )
-    assert union.silenced_.equal(
-        (union.deltas_ > 0).any(0)
+    assert either.silenced_.equal(
+        (either.deltas_ > 0).any(0)
     ) and both.silenced_.equal((both.deltas_ > 0).all(0))
-    assert union.silenced_[3] and not both.silenced_[3], (
+    assert either.silenced_[3] and not both.silenced_[3], (
         "a cue of two classes votes against one of them only"
     )
     with pytest.raises(ValueError, match="combine='either' is not known"):
@@ -121,8 +121,8 @@ def test_union_and_intersection():
 
 
 def test_what_each_half_is_for(monkeypatch):
-    "The dagger identifies on one half of validation and tunes on the other; else it tunes on train"
-    import masktune.neurontune as nt
+    'With tune_on="val" it identifies on one half of validation and tunes on the other; else it tunes on train'
+    import masktune.methods.neurontune as nt
 
     b, tuned_on, identified_on = bench_of(2), [], []
     monkeypatch.setattr(
@@ -132,7 +132,7 @@ def test_what_each_half_is_for(monkeypatch):
     )
     monkeypatch.setattr(
         nt,
-        "deltas",
+        "neuron_deltas",
         lambda f, *a: (identified_on.append(f), neuron_deltas(f, *a))[1],
     )
     first = LastLayerRetraining(device="cpu").fit(None, b)
@@ -142,7 +142,7 @@ def test_what_each_half_is_for(monkeypatch):
     )
     tuned_on.clear()
     identified_on.clear()
-    NeuronTune(thresholds=(1.0,), dagger=True, device="cpu").fit(first, b)
+    NeuronTune(thresholds=(1.0,), tune_on="val", device="cpu").fit(first, b)
     i, t = identified_on[0], tuned_on[0]
     assert len(i) + len(t) == len(b.val) and {
         *map(tuple, i.values[:, :3].tolist())
@@ -211,13 +211,13 @@ def test_on_images():
     )
     erm = ERM(epochs=8, device="cpu").fit(create_model("small_cnn", 2), b)
     before = fingerprint(erm.model_)
-    m = NeuronTune(dagger=True, device="cpu").fit(erm, b)
+    m = NeuronTune(tune_on="val", device="cpu").fit(erm, b)
     assert worst(m, b) > worst(erm, b) + 0.1 and fingerprint(erm.model_) == before
     assert fingerprint(m.model_.backbone, m.model_.neck) == fingerprint(
         erm.model_.backbone, erm.model_.neck
     )
     assert fingerprint(
-        NeuronTune(dagger=True, device="cpu").fit(erm, b).model_
+        NeuronTune(tune_on="val", device="cpu").fit(erm, b).model_
     ) == fingerprint(m.model_)
 
 
@@ -259,6 +259,6 @@ def test_on_text():
     first = LastLayerRetraining(l2=0.1, device="cpu").fit(None, b)
     assert (
         worst(first, b) < 0.8
-        and worst(NeuronTune(dagger=True, device="cpu").fit(first, b), b)
+        and worst(NeuronTune(tune_on="val", device="cpu").fit(first, b), b)
         > worst(first, b) + 0.1
     )

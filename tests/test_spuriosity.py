@@ -16,7 +16,8 @@ from masktune.evaluation.metrics import Predictions, predict
 from masktune.methods.annotations import Annotations, annotate, candidate_features
 from masktune.methods.annotations import group_separating_features, top_features
 from masktune.methods.erm import ERM
-from masktune.methods.heads import Features, extract_features, linear_from_weights
+from masktune.evaluation.features import Features, extract_features
+from masktune.methods.heads import linear_from_weights
 from masktune.methods.spuriosity import (
     Ranking,
     SpuriosityRanking,

@@ -20,7 +20,7 @@ def bench():
 
 
 def loss_of(method, pair, x, y):
-    return method._loss(pair, Batch(x, y, y, y))
+    return method._loss(None, pair, Batch(x, y, y, y))
 
 
 def test_the_student_is_erm_to_the_bit(bench):
@@ -171,7 +171,7 @@ def test_attention_can_be_trained(bench):
 def test_it_refuses_before_it_trains(bench):
     for wrong, said in (
         (dict(opposite="reverse"), "opposite='reverse' is not known"),
-        (dict(share=50), "between 0 and 1"),
+        (dict(saliency_fraction=50), "between 0 and 1"),
         (dict(compile=True), "differentiates twice"),
     ):
         with pytest.raises(ValueError, match=said):

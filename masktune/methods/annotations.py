@@ -21,7 +21,8 @@ from torch import nn
 from ..core.files import atomic_write, fingerprint
 from ..core.validation import check_choice
 from ..data.split import Split
-from .heads import Features, extract_features, fit_head
+from ..evaluation.features import Features, extract_features
+from .heads import fit_head
 from ..models.network import Network
 from ..models.wrap import wrap
 from ..plots.sheets import plot_feature_sheet

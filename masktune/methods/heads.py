@@ -171,6 +171,13 @@ class HeadMethod(Method):
         checkpoint: str | Path | None = None,  # folder to keep features in
     ) -> Self:
         "Learn `model_`, and `history_` with a row for each setting that was tried."
+        net, pooled = self._begin(model, bench, checkpoint)
+        head, self.history_ = self._head(net.head, pooled)
+        self.model_ = replace_head(net, head).eval()
+        return self
+
+    def _begin(self, model, bench, checkpoint=None):
+        "(copy of the network on the device, the benchmark as `Features`)"
         self.check_settings()
         net = _checked_start(self, model, bench)
         net = copy.deepcopy(net).to(resolve_device(self.device)).eval()
@@ -179,10 +186,7 @@ class HeadMethod(Method):
             file = None if checkpoint is None else Path(checkpoint) / part
             split = getattr(bench, part)
             parts[part] = extract_features(net, split, self.batch_size, file)
-        pooled = Benchmark(bench.name, **parts, tests={})
-        head, self.history_ = self._head(net.head, pooled)
-        self.model_ = replace_head(net, head).eval()
-        return self
+        return net, Benchmark(bench.name, **parts, tests={})
 
     def _head(
         self, head: nn.Linear, bench: Benchmark

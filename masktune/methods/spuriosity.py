@@ -25,8 +25,10 @@ from ..evaluation.metrics import Predictions, predict
 from .annotations import _class_head
 from .annotations import _number_answers, _read_answers
 from .annotations import group_separating_features, top_features
-from .heads import Features, HeadMethod, extract_features
-from .heads import head_as_network, replace_head
+from ..evaluation.features import Features, extract_features
+from .heads import HeadMethod
+from ..evaluation.features import head_as_network
+from .heads import replace_head
 from ..models.network import Network
 from ..models.wrap import wrap
 from ..plots.images import plot_rows

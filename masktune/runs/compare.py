@@ -17,7 +17,8 @@ from ..core.files import atomic_write
 from ..core.progress import ResumableTimer, progress
 from ..core.validation import check_choice
 from ..data.benchmark import Benchmark
-from ..methods.heads import HeadMethod, extract_features
+from ..evaluation.features import extract_features
+from ..methods.heads import HeadMethod
 from ..methods.masktune import MaskTune
 from .measure import evaluate_networks
 from .settings import _requested_methods, track_run

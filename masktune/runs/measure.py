@@ -11,7 +11,7 @@ import pandas as pd
 from ..core.files import fingerprint
 from ..data.benchmark import Benchmark
 from ..evaluation.metrics import group_report, predict
-from ..methods.heads import Features, head_as_network
+from ..evaluation.features import Features, head_as_network
 
 # %% ../../nbs/runs/06_measure.ipynb #b16e606a
 _REPORTED = [
@@ -41,6 +41,7 @@ HISTORY_METRICS = {
     "val_worst_group": ("val", "worst_group_accuracy"),
     "val_masked": ("val", "masked"),
     "hidden": ("train", "hidden"),
+    "untouched": ("train", "untouched"),
 }
 
 
