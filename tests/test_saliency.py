@@ -19,6 +19,7 @@ from masktune.saliency.cam import cam
 from masktune.saliency.maps import compute_maps
 from masktune.training.augment import View
 
+TEN = [str(k) for k in range(10)]
 ORACLES = {
     "gradcam": "GradCAM",
     "xgradcam": "XGradCAM",
@@ -239,7 +240,9 @@ def test_the_target_can_be_given():
     assert cam(net, x, target=predicted).equal(cam(net, x)) and not cam(
         net, x, target=(predicted + 1) % 10
     ).equal(cam(net, x))
-    split = Split.from_tensors((x * 255).byte(), ((predicted + 1) % 10).tolist())
+    split = Split.from_tensors(
+        (x * 255).byte(), ((predicted + 1) % 10).tolist(), class_names=TEN
+    )
     by_label, by_class = (
         compute_maps(net, split, target="label"),
         compute_maps(net, split, target=3),
@@ -361,6 +364,7 @@ def test_maps_of_a_split(tmp_path, monkeypatch):
     split = Split.from_tensors(
         torch.randint(256, (1000, 3, 28, 28), generator=g, dtype=torch.uint8),
         [0] * 1000,
+        class_names=TEN,
     )
     whole = compute_maps(net, split, batch_size=64)
     assert torch.allclose(
@@ -418,7 +422,9 @@ def test_maps_of_a_split(tmp_path, monkeypatch):
 
 def test_seven_by_seven_maps_take_98_bytes(tmp_path):
     split = Split.from_tensors(
-        torch.zeros(2000, 3, 28, 28, dtype=torch.uint8), [0] * 2000
+        torch.zeros(2000, 3, 28, 28, dtype=torch.uint8),
+        [0] * 2000,
+        class_names=["a", "b"],
     )
     net = tiny(
         (nn.Conv2d, 3, 4, 4, 4),
@@ -449,7 +455,7 @@ def test_masks_of_a_view_lie_where_the_view_was():
         net.head.bias.zero_()
     image = torch.zeros(1, 3, 80, 100, dtype=torch.uint8)
     image[:, :, 30:42, 60:72] = 255
-    split = Split.from_tensors(image, [0])
+    split = Split.from_tensors(image, [0], class_names=["a", "b"])
     maps = compute_maps(net, split, view=View(crop=56, resize=64))
     hidden = maps.masks(top_fraction=0.1)[torch.tensor([0])][0]
     assert maps.box == view_box(80, 100) and hidden.shape == (80, 100)
@@ -464,11 +470,11 @@ def test_families_that_cannot_be_cut_say_so():
     with torch.random.fork_rng(devices=[]):
         squeeze = torchvision.models.squeezenet1_1()
     with pytest.raises(
-        ValueError, match="doesn't end in one linear layer.*Its last layers are"
+        ValueError, match="a linear layer that gives 1000 outputs.*Name them"
     ):
-        wrap(squeeze)
+        wrap(squeeze, size=64)
     with pytest.raises(
-        ValueError, match="refuses an image of 32×32 pixels; name the side"
+        ValueError, match="refuses an image of 32×32 pixels; name the size"
     ):
         tiny(
             (nn.Conv2d, 3, 4, 3),
@@ -481,7 +487,7 @@ def test_families_that_cannot_be_cut_say_so():
 
 def test_lower_precision_says_how_many_mask_pixels_agree():
     net, x, _ = built("small_cnn")
-    split = Split.from_tensors((x * 255).byte(), [0] * len(x))
+    split = Split.from_tensors((x * 255).byte(), [0] * len(x), class_names=TEN)
     rough, exact = (
         compute_maps(net, split, bf16=True),
         compute_maps(net, split, bf16=False),
