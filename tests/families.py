@@ -95,6 +95,17 @@ class Lightning(nn.Module):
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
 
+class LinearHead(nn.Module):
+    "A linear head on a backbone of transformers, as people build it"
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.head = backbone, nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.head(self.backbone(x).pooler_output)
+
+
 def ending(end):
     def make():
         return nn.Sequential(torchvision.models.resnet18(num_classes=3), end)
@@ -128,8 +139,14 @@ TOWER = {k: v for k, v in VIT.items() if k != "num_labels"}
 
 FAMILIES = {  # family -> (how to make one, (H, W) of its images)
     "transformers ViT": (hf("ViTConfig", "ViTForImageClassification", **VIT), 64),
-    "transformers DeiT": (hf("DeiTConfig", "DeiTForImageClassification", **VIT), 64),
-    "transformers BEiT": (hf("BeitConfig", "BeitForImageClassification", **VIT), 64),
+    "transformers DeiT": (
+        hf("DeiTConfig", "DeiTForImageClassification", **VIT),
+        64,
+    ),
+    "transformers BEiT": (
+        hf("BeitConfig", "BeitForImageClassification", **VIT),
+        64,
+    ),
     "transformers DINOv2": (
         hf("Dinov2Config", "Dinov2ForImageClassification", **VIT),
         64,
@@ -142,16 +159,16 @@ FAMILIES = {  # family -> (how to make one, (H, W) of its images)
         ),
         64,
     ),
-    "transformers DINOv3": (
-        hf(
-            "DINOv3ViTConfig",
-            "DINOv3ViTForImageClassification",
-            num_register_tokens=4,
-            **VIT,
+    "transformers DINOv3, linear head": (
+        lambda: LinearHead(
+            hf("DINOv3ViTConfig", "DINOv3ViTModel", num_register_tokens=4, **VIT)()
         ),
         64,
     ),
-    "transformers Swin": (hf("SwinConfig", "SwinForImageClassification", **SWIN), 64),
+    "transformers Swin": (
+        hf("SwinConfig", "SwinForImageClassification", **SWIN),
+        64,
+    ),
     "transformers Swin v2": (
         hf("Swinv2Config", "Swinv2ForImageClassification", **SWIN),
         64,
@@ -223,6 +240,173 @@ FAMILIES = {  # family -> (how to make one, (H, W) of its images)
         hf_tower("SiglipConfig", "SiglipForImageClassification", **TOWER),
         64,
     ),
+    "transformers ViT MSN": (
+        hf("ViTMSNConfig", "ViTMSNForImageClassification", **VIT),
+        64,
+    ),
+    "transformers Data2Vec": (
+        hf("Data2VecVisionConfig", "Data2VecVisionForImageClassification", **VIT),
+        64,
+    ),
+    "transformers I-JEPA": (
+        hf("IJepaConfig", "IJepaForImageClassification", **VIT),
+        64,
+    ),
+    "transformers ConvNeXt v2": (
+        hf(
+            "ConvNextV2Config",
+            "ConvNextV2ForImageClassification",
+            num_stages=2,
+            **CONV,
+        ),
+        64,
+    ),
+    "transformers BiT": (
+        hf(
+            "BitConfig",
+            "BitForImageClassification",
+            embedding_size=16,
+            num_groups=4,
+            **CONV,
+        ),
+        64,
+    ),
+    "transformers FocalNet": (
+        hf(
+            "FocalNetConfig",
+            "FocalNetForImageClassification",
+            image_size=64,
+            embed_dim=16,
+            hidden_sizes=[16, 32],
+            depths=[2, 2],
+            focal_levels=[2, 2],
+            focal_windows=[3, 3],
+            num_labels=3,
+        ),
+        64,
+    ),
+    "transformers PoolFormer": (
+        hf(
+            "PoolFormerConfig",
+            "PoolFormerForImageClassification",
+            num_labels=3,
+            hidden_sizes=[8, 16, 24, 32],
+            depths=[1, 1, 1, 1],
+        ),
+        64,
+    ),
+    "transformers SegFormer": (
+        hf(
+            "SegformerConfig",
+            "SegformerForImageClassification",
+            num_labels=3,
+            hidden_sizes=[8, 16, 24, 32],
+            depths=[1, 1, 1, 1],
+            num_attention_heads=[1, 1, 2, 2],
+        ),
+        64,
+    ),
+    "transformers PVT": (
+        hf(
+            "PvtConfig",
+            "PvtForImageClassification",
+            image_size=64,
+            num_labels=3,
+            hidden_sizes=[8, 16, 24, 32],
+            depths=[1, 1, 1, 1],
+            num_attention_heads=[1, 1, 2, 2],
+        ),
+        64,
+    ),
+    "transformers PVT v2": (
+        hf(
+            "PvtV2Config",
+            "PvtV2ForImageClassification",
+            image_size=64,
+            num_labels=3,
+            hidden_sizes=[8, 16, 24, 32],
+            depths=[1, 1, 1, 1],
+            num_attention_heads=[1, 1, 2, 2],
+        ),
+        64,
+    ),
+    "transformers MobileViT": (
+        hf(
+            "MobileViTConfig",
+            "MobileViTForImageClassification",
+            image_size=64,
+            num_labels=3,
+        ),
+        64,
+    ),
+    "transformers MobileViT v2": (
+        hf(
+            "MobileViTV2Config",
+            "MobileViTV2ForImageClassification",
+            image_size=64,
+            num_labels=3,
+            width_multiplier=0.5,
+        ),
+        64,
+    ),
+    "transformers CvT": (
+        hf(
+            "CvtConfig",
+            "CvtForImageClassification",
+            num_labels=3,
+            embed_dim=[8, 16, 32],
+            num_heads=[1, 2, 2],
+            depth=[1, 2, 3],
+        ),
+        64,
+    ),
+    "transformers LeViT": (
+        hf(
+            "LevitConfig",
+            "LevitForImageClassification",
+            image_size=64,
+            num_labels=3,
+            hidden_sizes=[16, 32, 48],
+            num_attention_heads=[2, 2, 2],
+            depths=[1, 1, 1],
+            key_dim=[8, 8, 8],
+        ),
+        64,
+    ),
+    "transformers Hiera": (
+        hf(
+            "HieraConfig",
+            "HieraForImageClassification",
+            image_size=[64, 64],
+            num_labels=3,
+            embed_dim=16,
+            depths=[1, 1, 2, 1],
+            num_heads=[1, 2, 4, 8],
+        ),
+        64,
+    ),
+    "transformers TextNet": (
+        hf(
+            "TextNetConfig",
+            "TextNetForImageClassification",
+            image_size=[64, 64],
+            num_labels=3,
+        ),
+        64,
+    ),
+    "transformers HGNet v2": (
+        hf("HGNetV2Config", "HGNetV2ForImageClassification", num_labels=3),
+        64,
+    ),
+    "transformers PP-LCNet": (
+        hf(
+            "PPLCNetConfig",
+            "PPLCNetForImageClassification",
+            num_labels=3,
+            scale=0.25,
+        ),
+        64,
+    ),
     "torchvision ResNet": (tv("resnet18"), 64),
     "torchvision DenseNet": (tv("densenet121"), 64),
     "torchvision MobileNet v3": (tv("mobilenet_v3_small"), 64),
@@ -234,7 +418,13 @@ FAMILIES = {  # family -> (how to make one, (H, W) of its images)
     "timm ResNet": (tm("resnet10t"), 64),
     "timm MobileViT": (tm("mobilevit_xxs"), 64),
     "timm DINOv3": (
-        tm("vit_small_patch16_dinov3", img_size=64, depth=3, embed_dim=48, num_heads=2),
+        tm(
+            "vit_small_patch16_dinov3",
+            img_size=64,
+            depth=3,
+            embed_dim=48,
+            num_heads=2,
+        ),
         64,
     ),
     "timm ViT with registers": (
@@ -264,6 +454,13 @@ FAMILIES = {  # family -> (how to make one, (H, W) of its images)
 FOREIGN = [f for f in FAMILIES if f.startswith("transformers")]
 
 
+def two_heads():
+    "SwiftFormer takes the mean of two heads, so no linear layer gives its logits"
+    kw = dict(image_size=64, depths=[1, 1, 1, 1], embed_dims=[16, 16, 32, 32])
+    kw |= dict(num_labels=3)
+    return hf("SwiftFormerConfig", "SwiftFormerForImageClassification", **kw)()
+
+
 def build(family):
     "A network of the family in evaluation mode, its weights drawn by a fixed seed"
     make, size = FAMILIES[family]
@@ -287,7 +484,9 @@ def tiny_benchmark(size):
     generator = torch.Generator().manual_seed(0)
     parts = []
     for n in (8, 4, 4):
-        x = torch.randint(256, (n, 3, *size), generator=generator, dtype=torch.uint8)
+        x = torch.randint(
+            256, (n, 3, *size), generator=generator, dtype=torch.uint8
+        )
         labels = torch.arange(n) % 3
         parts.append(Split.from_tensors(x, labels, class_names=["a", "b", "c"]))
     train, val, test = parts

@@ -26,7 +26,13 @@ def _output_with(net, layer, z, images):
     finally:
         handle.remove()
 
-# %% ../../nbs/models/07_seams.ipynb #9eaf13d6
+
+def _explains(end, z, y):
+    "Whether `y` is made of the head's own output, however small both are"
+    got = z if end is None else end(z)
+    return torch.allclose(got, y, rtol=1e-3, atol=1e-3 * float(y.abs().max()))
+
+# %% ../../nbs/models/07_seams.ipynb #d24beb67
 def find_head(
     net: nn.Module,  # a network in evaluation mode
     record: Record,  # its calls
@@ -56,7 +62,7 @@ def find_head(
             call.made
         )
         known, end = recognise_end(z, _output_with(net, call.layer, z, images))
-        if known:
+        if known and _explains(end, call.made, record.logits):
             return call, end
     raise ValueError(
         f"what follows its last linear layer, {heads[-1].name}, changes the order or the meaning "
@@ -75,14 +81,18 @@ def _cut(record, call, at, layout):
     return Cut(call.name, call.nth, at, before, layout)
 
 
+def _for_each_image(record, n, end):
+    "The calls before `end` that make something for each of the n images"
+    made = [c for c in record.calls if c.made is not None and c.end < end]
+    return [c for c in made if c.made.ndim and len(c.made) == n]
+
+
 def _maps_first(calls, size):
     "(call, layout) of the calls that make a map, the last ones first"
     pools = [c for c in calls if is_pool(c.name, c.layer) and c.made is not c.given]
     pooled = {id(c.made) for c in pools}
     for c in reversed(calls):
-        is_map = (
-            c.made is not None and c.made.ndim == 4 and id(c.made) not in pooled
-        )
+        is_map = c.made.ndim == 4 and id(c.made) not in pooled
         layout = map_layout(tuple(c.made.shape), size) if is_map else None
         if layout:
             yield c, layout
@@ -91,9 +101,12 @@ def _maps_first(calls, size):
 def _tokens_first(calls):
     "The calls that make tokens, the last ones first"
     for c in reversed(calls):
-        if c.made is not None and c.made.ndim == 3 and c.made.shape[1] > 1:
-            if not is_pool(c.name, c.layer):
-                yield c
+        if (
+            c.made.ndim == 3
+            and c.made.shape[1] > 1
+            and not is_pool(c.name, c.layer)
+        ):
+            yield c
 
 
 def _outermost(calls, tensor, inner):
@@ -130,10 +143,10 @@ def _candidates(record, calls, size):
     for c, layout in maps[:40]:
         yield _cut(record, c, "out", layout), None, 0
 
-# %% ../../nbs/models/07_seams.ipynb #4a4a9d28
+# %% ../../nbs/models/07_seams.ipynb #57336cf0
 def _named_candidates(record, calls, size, layer):
     "The same for a layer that the user names"
-    named = [c for c in calls if c.name == layer and c.made is not None]
+    named = [c for c in calls if c.name == layer]
     if not named:
         raise ValueError(f"{layer} is no layer that is called before the head")
     call = named[-1]
@@ -162,7 +175,8 @@ def good_layers(
     images: torch.Tensor,  # a few images that it takes
 ) -> tuple[list[str], list[str]]:  # layers that make maps or tokens, linear layers
     "Name layers that a user might mean, the last ones first."
-    calls = record_calls(net, images).calls
+    record = record_calls(net, images)
+    calls = _for_each_image(record, len(images), float("inf"))
     tokens, size = list(_tokens_first(calls)), (images.shape[2], images.shape[3])
     maps = [c.name for c, _ in _maps_first(calls, size)]
     linear = [c.name for c in reversed(calls) if isinstance(c.layer, nn.Linear)]
@@ -171,20 +185,27 @@ def good_layers(
 
 
 def _works(net, cut, images, vectors):
-    "The two parts, if going on from the features gives the vectors; else None"
+    "The two parts, if going on from the features gives the vectors, by way of the features; else None"
     start = CutNetwork(net, cut, images.shape[1:])
     end = CutEnd(start)
-    with contextlib.suppress(Exception), torch.no_grad():
-        got = end(start(images))
+    with contextlib.suppress(Exception), torch.inference_mode(False):
+        with torch.no_grad():
+            features = start(images)
+        with torch.enable_grad():
+            got = end(features.requires_grad_())
+            (used,) = torch.autograd.grad(got.sum(), features, allow_unused=True)
         start.memory.clear()
-        scale = float(vectors.abs().max().clamp(min=1e-3))
-        if got.shape == vectors.shape and torch.allclose(
-            got, vectors, rtol=1e-3, atol=1e-4 * scale
+        atol = 1e-4 * float(vectors.abs().max().clamp(min=1e-8))
+        same = got.shape == vectors.shape
+        if (
+            used is not None
+            and same
+            and torch.allclose(got, vectors, rtol=1e-3, atol=atol)
         ):
             return start, end
     return None
 
-# %% ../../nbs/models/07_seams.ipynb #57a1dff5
+# %% ../../nbs/models/07_seams.ipynb #11db571d
 def hook_parts(
     net: nn.Module,  # a network in evaluation mode
     images: torch.Tensor,  # a few images that it takes
@@ -194,7 +215,7 @@ def hook_parts(
     "Take a network apart by stopping it at a layer; a `ValueError` gives the reason if no layer will do."
     record = record_calls(net, images)
     found, _ = find_head(net, record, images, head)
-    calls = [c for c in record.calls if c.end < found.start]
+    calls = _for_each_image(record, len(images), found.start)
     record = record._replace(
         attention=[t for t in record.attention if t < found.start]
     )
