@@ -701,34 +701,42 @@ def test_what_is_done_with_validation_images_is_said():
 
 def test_numbers_from_stored_predictions(tmp_path):
     write(tmp_path / "a", [row(0.5)], parameters=dict(lr=0.1))
-    said = Predictions(
+    predictions = Predictions(
         torch.tensor([[2.0, 1.0], [1.0, 3.0], [0.0, 1.0], [2.0, 0.0]]),
         torch.tensor([0, 1, 0, 0]),
         torch.tensor([0, 2, 1, 1]),
+        class_names=["land", "water"],
+        group_names=["a", "b", "c"],
     )
-    pd.concat(
-        [
-            said.table().assign(method="ERM", seed=0, weights=w, split=s)
+    named = predictions.table()
+    numbers = named.assign(
+        label=predictions.labels.tolist(), group=predictions.groups.tolist()
+    ).rename(columns={"logit land": "logit 0", "logit water": "logit 1"})
+    expected = dict(
+        accuracy=0.75,
+        worst_group_accuracy=0.5,
+        worst_class_accuracy=2 / 3,
+        mean_group_accuracy=(1 + 0.5 + 1) / 3,
+    )
+    file = tmp_path / "a" / "predictions.parquet"
+    for table in (named, numbers):  # of today, and of earlier versions
+        parts = [
+            table.assign(method="LastLayer", seed=0, weights=w, split=s)
             for w in ("best", "last")
             for s in ("val", "test")
         ]
-    ).to_parquet(tmp_path / "a" / "predictions.parquet")
-    m = metrics_from_predictions(tmp_path)
-    got = m[(m.weights == "last") & (m.split == "test")].set_index("metric").value
-    assert np.isclose(
-        got[
-            [
-                "accuracy",
-                "worst_group_accuracy",
-                "worst_class_accuracy",
-                "mean_group_accuracy",
-            ]
-        ],
-        [0.75, 0.5, 2 / 3, (1 + 0.5 + 1) / 3],
-    ).all() and set(m.lr) == {0.1}
-    assert cell(results_table(m, metric="worst_class_accuracy"), "ERM")[
-        "mean"
-    ] == pytest.approx(2 / 3)
+        pd.concat(parts).to_parquet(file)
+        metrics = tmp_path / "a" / "metrics.parquet"
+        stored = pd.read_parquet(metrics).assign(method="LastLayer")
+        stored.to_parquet(metrics)
+        m = metrics_from_predictions(tmp_path)
+        last = m[(m.weights == "last") & (m.split == "test")]
+        got = last.set_index("metric").value
+        for name, value in expected.items():
+            assert got[name] == pytest.approx(value), name
+        assert set(m.lr) == {0.1} and set(m.method) == {"LastLayerRetraining"}
+        worst = results_table(m, metric="worst_class_accuracy")
+        assert worst.frame["mean"].item() == pytest.approx(2 / 3)
 
 
 def test_every_test_split_is_shown_and_named(tmp_path):

@@ -13,7 +13,7 @@ from ..data.benchmark import Benchmark
 from ..evaluation.metrics import group_report, predict
 from ..evaluation.features import Features, head_as_network
 
-# %% ../../nbs/runs/06_measure.ipynb #b16e606a
+# %% ../../nbs/runs/06_measure.ipynb #5fc902aa
 _REPORTED = [
     "accuracy",
     "mean_group_accuracy",
@@ -27,7 +27,7 @@ def _number_rows(predictions, train):
     "(metric, value) of one network on one split"
     known = predictions.groups is not None and train.groups is not None
     report = group_report(predictions, train if known else None)
-    values = {name: getattr(report, name, None) for name in _REPORTED}
+    values = {name: getattr(report, name) for name in _REPORTED}
     if predictions.groups is not None:
         accuracies = zip(report.groups.group, report.groups.accuracy)
         values |= {f"group {name}": value for name, value in accuracies}

@@ -202,27 +202,29 @@ _FROM_PREDICTIONS = [
 ]
 
 
+def _numbered(values, names):
+    "The place of each value among `names`; earlier runs stored numbers, not names"
+    place = {name: i for i, name in enumerate(names)}
+    return torch.tensor([place[str(value)] for value in values])
+
+
 def _metric_rows(table):
     "metric -> value, from one table of predictions"
-
-    def column(name):
-        return torch.tensor(table[name].to_numpy()) if name in table else None
-
-    def names(name):
-        if name not in table:
-            return None
-        return [str(i) for i in range(int(table[name].max()) + 1)]
-
+    logits = table.filter(regex="^logit ")
+    classes = [column.removeprefix("logit ") for column in logits]
+    groups = None
+    if "group" in table:
+        groups = sorted(map(str, table.group.unique()))
     report = group_report(
         Predictions(
-            torch.tensor(table.filter(regex="^logit ").to_numpy()),
-            column("label"),
-            column("group"),
-            class_names=names("label"),
-            group_names=names("group"),
+            torch.tensor(logits.to_numpy()),
+            _numbered(table.label, classes),
+            _numbered(table.group, groups) if groups else None,
+            class_names=classes,
+            group_names=groups,
         )
     )
-    values = {name: getattr(report, name, None) for name in _FROM_PREDICTIONS}
+    values = {name: getattr(report, name) for name in _FROM_PREDICTIONS}
     return {name: value for name, value in values.items() if value is not None}
 
 # %% ../../nbs/runs/11_results.ipynb #c648fe8e
