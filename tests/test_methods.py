@@ -148,7 +148,7 @@ def test_contents_sees_a_change(erm, bench):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_nothing_that_it_is_handed_changes(name, bench, start, erm):
-    "Bit for bit: network, fitted ERM with its optimizer's state, images, labels, groups, and its own settings"
+    "Bit for bit: network, fitted ERM with its optimizer's state, data, and its own settings"
     method = copy.deepcopy(METHODS[name])
     given = erm if name in FROM_ERM else start
     before = [fingerprint(contents(x)) for x in (erm, start, bench, method)]
