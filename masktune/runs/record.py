@@ -23,7 +23,7 @@ _NO_NUMBERS = {  # modules that no number of a run depends on
     *(
         f"runs/{m}.py"
         for m in (
-            "stored results selection statistics rendering tables published "
+            "stored results selection statistics rendering tables published overview "
             "status slurm sweep reproduce fit cli"
         ).split()
     ),
