@@ -7,8 +7,8 @@ __all__ = ['split_by_part', 'Benchmark']
 
 # %% ../../nbs/data/02_benchmark.ipynb #5ace6f0c
 from collections import Counter
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ import torch
 
 from ..core.files import resolve_path
 from ..core.random import make_generator
-from .folders import check_no_class_lost, find_parts, part_files
+from .folders import check_no_class_lost, find_parts
+from .folders import part_files, part_name
 from .split import Split
 
 # %% ../../nbs/data/02_benchmark.ipynb #6fea0dc1
@@ -183,20 +184,61 @@ def _read_parts(root, parts, options) -> dict[str, Split]:
         check_no_class_lost(split, files[name].labels)
     return splits
 
+# %% ../../nbs/data/02_benchmark.ipynb #1b7f351c
+def _named_parts(train, val, test) -> dict[str, Any]:
+    "'train', 'val' and the names of the tests -> a data set."
+    if isinstance(train, Mapping):
+        parts = {
+            part_name(str(name)) or str(name): data for name, data in train.items()
+        }
+        if "train" not in parts:
+            raise ValueError(f"there is no train among {', '.join(parts)}.")
+        train = parts.pop("train")
+        test = parts if val is None and test is None else test
+        val = parts.pop("val", None) if test is parts else val
+    tests = dict(test) if isinstance(test, Mapping) else {"test": test}
+    parts = {"train": train, "val": val, **tests}
+    return {name: data for name, data in parts.items() if data is not None}
+
+
+def _read_datasets(parts: dict[str, Any], options) -> dict[str, Split]:
+    splits: dict[str, Split] = {}
+    for name, data in parts.items():
+        names = {"class_names": splits["train"].class_names} if splits else {}
+        if isinstance(data, Split):
+            splits[name] = data
+        elif isinstance(data, pd.DataFrame):
+            splits[name] = Split.from_frame(data, **(names | options))
+        else:
+            splits[name] = Split.from_dataset(data, **(names | options))
+    return splits
+
+
+def _unite_groups(splits: dict[str, Split]):
+    "Number the groups of all splits alike, by name: those of train first."
+    if any(split.groups is None for split in splits.values()):
+        return
+    names = list(dict.fromkeys(n for s in splits.values() for n in s.group_names))
+    for split in splits.values():
+        number = torch.tensor([names.index(name) for name in split.group_names])
+        split.groups, split.group_names = number[split.groups], names
+
 # %% ../../nbs/data/02_benchmark.ipynb #3d1eb0c6
-def _complete(splits: dict[str, Split], seed, shares, root) -> list[str]:
+def _complete(splits: dict[str, Split], seed, shares, where) -> list[str]:
     "Hold out the parts that are missing from train; returns what was done."
     lacking = {p: s for p, s in zip(("val", "test"), shares[1:]) if p not in splits}
+    if len(splits.keys() - {"train", "val"}):
+        lacking.pop("test", None)  # its tests have names of their own
     if not lacking:
         return []
     train = splits["train"]
     val, test = (lacking.get(part, 0.0) for part in ("val", "test"))
-    divided = _divide(train, seed, val, test, root)
+    divided = _divide(train, seed, val, test, where)
     for part, rows in zip(("train", "val", "test"), divided):
         if part == "train" or part in lacking:
             splits[part] = train.subset(rows)
     return [
-        f"no {part} folder: {100 * share:.0f} % of train is held out for it"
+        f"no {part} images were given: {100 * share:.0f} % of train is held out for it"
         for part, share in lacking.items()
     ]
 
@@ -230,3 +272,21 @@ class Benchmark(_BenchmarkNumbers):
             splits = dict(zip(("train", "val", "test"), map(whole.subset, divided)))
         test = {"test": splits["test"]}
         return cls(root.name, splits["train"], splits["val"], test, notes)
+
+    @classmethod
+    def from_datasets(
+        cls,
+        train,  # a data set as in `Split.from_dataset`, a table, a Split; or a dict of train, val, test
+        val=None,  # the same; None: held out from train
+        test=None,  # the same, or a dict of several tests; None: held out from train
+        seed: int = 0,  # of the division
+        shares: tuple[float, float, float] = (0.7, 0.15, 0.15),  # train, val, test
+        name: str = "data",  # for tables
+        **options,  # image, label, group, id, size, on_error, resize, like: as in `Split.from_dataset`
+    ) -> Self:
+        "Data sets of other libraries; classes are numbered by the names of train, groups by name."
+        splits = _read_datasets(_named_parts(train, val, test), options)
+        notes = _complete(splits, seed, shares, name)
+        _unite_groups(splits)
+        train, val = splits.pop("train"), splits.pop("val")
+        return cls(name, train, val, splits, notes)

@@ -14,13 +14,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core.files import fingerprint
+from ..core.files import fingerprint, resolve_path
 from ..core.random import make_generator
 from ..core.validation import check_fraction
+from .adapters import numbered_items, read_dataset
 from .batches import _SplitBatches, _take
 from .folders import check_no_class_lost, class_files
 from .image_cache import decode_images
+from .items import Fields
 from .pixels import byte_images
+from .tables import image_table
 from ..plots.images import plot_grid
 
 # %% ../../nbs/data/00_split.ipynb #5e42d8ba
@@ -294,3 +297,53 @@ class Split(_SplitPictures):
         split.ignored = files.ignored
         check_no_class_lost(split, files.labels)
         return split
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,  # columns of files and labels; of groups, where known
+        root=".",  # the folder that relative file names count from
+        class_names: list[str] | None = None,  # in this order; None: sorted
+        **options,  # size, on_error, resize, like: as in `from_files`
+    ) -> Self:
+        "A split of the files in a table; columns are called file, label, group, or as is usual."
+        table, names, group_names = image_table(
+            frame, resolve_path(root), "the table", class_names
+        )
+        return cls.from_files(
+            [resolve_path(root) / file for file in table.file],
+            table.label,
+            table.group if "group" in table else None,
+            ids=table.file.tolist(),
+            class_names=names,
+            group_names=group_names or None,
+            **options,
+        )
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset,  # of torch, torchvision, Hugging Face or webdataset; a DataLoader; any iterable
+        image=None,  # key, position or function of an item; None: as usual
+        label=None,  # the same for the label
+        group=None,  # the same for the group; None: no groups
+        id=None,  # the same for a name; None: as usual, else the position
+        class_names: list[str] | None = None,  # None: those of the data set
+        group_names: list[str] | None = None,  # None: those of the data set
+        **options,  # size, on_error, resize, like: as in `from_files`
+    ) -> Self:
+        "A split of a data set of another library, read once into the cache; it need not fit into memory."
+        read, own = read_dataset(
+            dataset, Fields(image, label, group, id), **options
+        )
+        numbered = numbered_items(read, own, class_names, group_names)
+        about = checked_labels(len(read.images), **numbered)
+        rows = torch.arange(len(read.images))
+        return cls(
+            read.images, **about, key=read.key, rows=rows, skipped=read.skipped
+        )
+
+    @classmethod
+    def from_iterable(cls, items, **options) -> Self:
+        "`from_dataset` for a stream of (image, label) pairs or dicts, such as webdataset shards."
+        return cls.from_dataset(iter(items), **options)

@@ -135,6 +135,7 @@ def _order(name: str) -> tuple:
 def numbered(
     values: pd.Series,  # labels or groups: text or whole numbers
     where,  # the table, for messages
+    names: list[str] | None = None,  # in this order; None: found and sorted
 ) -> tuple[np.ndarray, list[str]]:
     "(N numbers from 0, their names): names sorted, numbers as numbers."
     if values.isna().any():
@@ -148,7 +149,10 @@ def numbered(
                 "numbers that are not whole can't be classes."
             )
     text = values.map(_as_text)
-    names = sorted(text.unique(), key=_order)
+    names = names or sorted(text.unique(), key=_order)
+    odd = ~text.isin(names)
+    if odd.any():
+        raise _cell_error(where, text.to_frame(), text.name, odd, names)
     return text.map({name: i for i, name in enumerate(names)}).to_numpy(), names
 
 # %% ../../nbs/data/20_tables.ipynb #a427991a
@@ -179,6 +183,7 @@ def image_table(
     table: pd.DataFrame,  # with a column of files and one of labels
     root: Path,  # the folder that the files are named from
     where="the table",  # its name, for messages
+    class_names: list[str] | None = None,  # in this order; None: found and sorted
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
     "(columns file, label and, where there are, group and part; class names; group names)."
     columns = _find_columns(table, where)
@@ -186,7 +191,9 @@ def image_table(
     if files.isna().any():
         raise _cell_error(where, table, columns["file"], files.isna())
     found = pd.DataFrame({"file": [_slashes(str(f), root) for f in files]})
-    found["label"], class_names = numbered(table[columns["label"]], where)
+    found["label"], class_names = numbered(
+        table[columns["label"]], where, class_names
+    )
     group_names: list[str] = []
     if "group" in columns:
         found["group"], group_names = numbered(table[columns["group"]], where)
