@@ -38,6 +38,7 @@ MINI = dict(
     spawrious=["worst_group_accuracy"],
     comparison=["worst_group_accuracy"],
     ablations=["accuracy"],
+    masking=["worst_group_accuracy"],
     biased_mnist=["worst_group_accuracy"],
 )
 COLUMNS = [

@@ -21,7 +21,7 @@ from .metrics import gather_across_ranks
 from ..models.network import Network, eval_mode
 from ..models.wrap import wrap
 
-# %% ../../nbs/evaluation/04_features.ipynb #91d01a07
+# %% ../../nbs/evaluation/04_features.ipynb #9bc7064e
 class Features(Split):
     "One vector for each example, with labels and, where they are known, groups."
 
@@ -65,9 +65,8 @@ class Features(Split):
         names = (self.ids, self.class_names, self.group_names)
         return type(self)(values, self.labels, self.groups, *names)
 
-    def _repr_markdown_(self):
-        counts = self.group_counts().to_markdown(index=False)
-        return f"{len(self):,} rows of {self.width} features\n\n{counts}"
+    def _size_text(self):
+        return f"{len(self):,} rows of {self.width} features"
 
 # %% ../../nbs/evaluation/04_features.ipynb #41e4c75b
 def _half_floats(values):

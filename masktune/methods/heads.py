@@ -256,6 +256,9 @@ def worst_group_accuracy(
     head: nn.Linear,  # for these features
     features: Features,  # with groups
 ) -> float:
-    "The accuracy of the worst group, as a fraction."
+    "The accuracy of the worst group, as a fraction. Raise a `ValueError` without groups."
     predictions = predict(head_as_network(head), features, 65536)
-    return group_report(predictions).worst_group_accuracy
+    worst = group_report(predictions).worst_group_accuracy
+    if worst is None:
+        raise ValueError("these features have no groups, so there is no worst one.")
+    return worst

@@ -38,12 +38,14 @@ class LastLayerRetraining(HeadMethod):
 
     @property
     def labels_used(self) -> str:
+        "The labels that `fit` looks at, for tables."
         if self.balance != "groups":
             return "class labels"
         part = "training" if self.tune_on == "train" else "validation"
         return f"class labels, groups of {part}"
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_choice("tune_on", self.tune_on, ["train", "val"])
         check_choice("balance", self.balance, [None, "classes", "groups"])
@@ -91,9 +93,11 @@ class DFR(HeadMethod):
 
     @property
     def labels_used(self) -> str:
+        "The labels that `fit` looks at, for tables."
         return "class labels, groups of validation"
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_count("n_refits", self.n_refits)
         check_count("the number of Cs", len(self.Cs))
@@ -178,11 +182,13 @@ class AFR(HeadMethod):
 
     @property
     def labels_used(self) -> str:
+        "The labels that `fit` looks at, for tables."
         if len(self.gammas) * len(self.reg_strengths) == 1:
             return "class labels"
         return "class labels, groups of validation to choose by"
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_choice("tune_on", self.tune_on, ["train", "val"])
         check_count("the number of gammas", len(self.gammas))

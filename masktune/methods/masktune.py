@@ -160,7 +160,7 @@ def _resolve(method, bench):
 def _fill_value(s, bench):
     return bench.mean if isinstance(s.fill, str) and s.fill == "mean" else s.fill
 
-# %% ../../nbs/methods/01_masktune.ipynb #cd3ffe11
+# %% ../../nbs/methods/01_masktune.ipynb #24d05bfb
 _CHANGES_THE_QUESTION = {"fill", "method", "maps_from", "init_from", "preset"}
 
 
@@ -170,9 +170,6 @@ class _Selects(NetworkMethod):
     history_: pd.DataFrame
     tried_: list
     selection_: pd.DataFrame
-
-    def fit(self, model, bench: Benchmark, checkpoint=None) -> Self:
-        raise NotImplementedError
 
     def select(
         self,
@@ -189,7 +186,7 @@ class _Selects(NetworkMethod):
         combinations = list(itertools.product(*grid.values()))
         tried = []
         for values in progress(combinations, "settings", unit="setting"):
-            one = replace(self, **dict(zip(grid, values)))
+            one: Any = replace(self, **dict(zip(grid, values)))
             tried.append(one.fit(model, bench))
         best = max(tried, key=lambda m: m.history_.val_masked.iloc[-1])
         shown = ["val_accuracy", "val_masked", "hidden"]
@@ -230,19 +227,21 @@ class _Steps(_Selects):
         rule = {name: getattr(self, name) for name in names}
         return SaliencyMasks(maps, rule, fill, previous)
 
-# %% ../../nbs/methods/01_masktune.ipynb #972fef82
+# %% ../../nbs/methods/01_masktune.ipynb #f03f43d6
 class _Iteration(_Steps):
     "Training on masked images; `self` has all settings of MaskTune."
 
-    def check_settings(self):
+    def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
-        check_positive("n_std", self.n_std, zero=True)
-        check_count("iterations", self.iterations)
-        check_choice("bn_stats", self.bn_stats, ["masked", "frozen", "clean"])
-        if isinstance(self.masks, str):
-            check_choice("masks", self.masks, ["salient", "none"])
-        if self.top_fraction is not None:
-            check_fraction("top_fraction", self.top_fraction)
+        s: Any = self
+        check_positive("n_std", s.n_std, zero=True)
+        check_count("iterations", s.iterations)
+        check_choice("bn_stats", s.bn_stats, ["masked", "frozen", "clean"])
+        if isinstance(s.masks, str):
+            check_choice("masks", s.masks, ["salient", "none"])
+        if s.top_fraction is not None:
+            check_fraction("top_fraction", s.top_fraction)
 
     def _hide(self, masks, batch, generator):
         "The batch with its masks hidden, then augmented"

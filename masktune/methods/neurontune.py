@@ -56,6 +56,7 @@ class NeuronTune(HeadMethod):
     tune_on: str = "train"  # or "val": identify on one half, tune on the other
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_choice("combine", self.combine, ["any", "all"])
         check_choice("tune_on", self.tune_on, ["train", "val"])

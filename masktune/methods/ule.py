@@ -79,6 +79,7 @@ class ULE(NetworkMethod):
     saliency_fraction: float = 0.375  # of each batch whose saliency is compared
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_positive("weight", self.weight, zero=True)
         check_choice("opposite", self.opposite, ["sign", "magnitude"])
