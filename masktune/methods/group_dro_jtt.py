@@ -20,7 +20,7 @@ from ..core.validation import check_choice, check_count, check_positive
 from ..data.benchmark import Benchmark
 from ..evaluation.metrics import group_report, predict
 from .erm import ERM
-from .heads import balanced_sample_weight
+from ..evaluation.features import balanced_sample_weight
 from ..training.loop import augment_batch, prepare_network, train
 from ..training.losses import class_weights, image_losses
 from ..training.processes import sum_over_processes
