@@ -1,4 +1,4 @@
-"Experiments through papermill, with tiny parameters, as a user runs them; and README's lines on a folder of images."
+"Experiments through papermill, with tiny parameters, as a user runs them; and README's lines."
 
 import json
 import re
@@ -15,7 +15,7 @@ from PIL import Image
 import masktune.all
 from masktune.runs.execute import run_experiment
 from masktune.runs.parameters import experiment_parameters, list_experiments
-from masktune.runs.parameters import run_hash
+from masktune.runs.record import run_hash
 
 MASKTUNE = Path(sysconfig.get_path("scripts")) / "masktune"
 NAMES = (
@@ -40,6 +40,7 @@ MINI = dict(
     ablations=["accuracy"],
     masking=["worst_group_accuracy"],
     biased_mnist=["worst_group_accuracy"],
+    masking=["worst_group_accuracy"],
 )
 COLUMNS = [
     "method",
@@ -257,67 +258,48 @@ def test_wrong_values_are_one_sentence(tmp_path, given, says):
     )
 
 
-def test_fit_a_folder_from_the_command_line(tmp_path):
+def photos(folder, size):
+    "Two classes of noise, dark and light, with twelve images each"
     g = np.random.default_rng(0)
     for name, shade in (("cat", 60), ("dog", 190)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         for i in range(12):
-            Image.fromarray(
-                (g.normal(shade, 40, (28, 28, 3))).clip(0, 255).astype("uint8")
-            ).save(tmp_path / "photos" / name / f"{i}.png")
-    done = subprocess.run(
-        [
-            MASKTUNE,
-            "fit",
-            tmp_path / "photos",
-            "--network",
-            "small_cnn",
-            "--epochs",
-            "2",
-            "--batch-size",
-            "8",
-            "--out",
-            tmp_path / "run",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert (
-        done.returncode == 0
-        and "MaskTune" in done.stdout
-        and pd.read_csv(tmp_path / "run" / "table.csv").method.tolist()
-        == ["ERM", "MaskTune"]
-    ), done.stderr
-    done = subprocess.run(
-        [MASKTUNE, "fit", tmp_path / "photo"], capture_output=True, text=True
-    )
-    assert done.returncode and done.stderr.startswith(
-        f"masktune: there is no folder {tmp_path / 'photo'}; the nearest that exists is {tmp_path}"
-    )
+            pixels = g.normal(shade, 40, (*size, 3)).clip(0, 255).astype("uint8")
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
 
 
 def test_readme_on_a_folder_of_images(tmp_path, monkeypatch):
-    "The lines that the README promises for one's own images run as they stand, on a small network"
+    "README's lines for one's own images run as they are, on a small network"
     text = (Path(__file__).parents[1] / "README.md").read_text()
     code = re.search(r"```python\n(from masktune.all.*?)```", text, re.S).group(1)
-    g = np.random.default_rng(0)
-    for name, shade in (("cat", 60), ("dog", 190)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(12):
-            Image.fromarray(
-                (g.normal(shade, 40, (40, 50, 3))).clip(0, 255).astype("uint8")
-            ).save(tmp_path / "photos" / name / f"{i}.jpg")
+    photos(tmp_path / "photos", (40, 50))
     monkeypatch.chdir(tmp_path)
-    namespace = {}
     small = code.replace(
-        'create("resnet18", bench.n_classes, pretrained=True)',
-        'create("small_cnn", bench.n_classes)',
+        'create_model("resnet18", bench.n_classes, pretrained=True)',
+        'create_model("small_cnn", bench.n_classes)',
     )
     assert small != code
-    exec(small.rsplit("\n", 2)[0], namespace)
-    before, after = eval(small.strip().splitlines()[-1], namespace)
-    assert (
-        len(namespace["bench"].train) == 16
-        and before.worst_group_accuracy is None
-        and 0 <= after.accuracy <= 1
+    *lines, last = small.strip().splitlines()
+    variables = {}
+    exec("\n".join(lines), variables)
+    report = eval(last, variables)
+    assert len(variables["bench"].train) == 16
+    assert report.worst_group_accuracy is None and 0 <= report.accuracy <= 1
+
+
+def test_fit_a_folder_from_the_command_line(tmp_path):
+    photos(tmp_path / "photos", (28, 28))
+    out = tmp_path / "run"
+    given = "--network small_cnn --epochs 2 --batch-size 8 --size 28".split()
+    done = subprocess.run(
+        [MASKTUNE, "fit", tmp_path / "photos", *given, "--out", out],
+        capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0 and "MaskTune" in done.stdout, done.stderr
+    table = pd.read_csv(out / "table.csv")
+    assert {"ERM", "MaskTune"} <= set(table.method) and (out / "erm.pt").exists()
+    done = subprocess.run(
+        [MASKTUNE, "fit", tmp_path / "photo"], capture_output=True, text=True
+    )
+    assert done.returncode and f"there is no folder {tmp_path / 'photo'}" in done.stderr
