@@ -13,7 +13,8 @@ from masktune.data.split import Split
 from masktune.methods.erm import ERM
 from masktune.methods.masktune import MaskTune
 from masktune.models.zoo import create_model
-from masktune.training.trackers import TensorBoard, log_to
+from masktune.training.trackers import TRACKERS, MLflow, TensorBoard, log_to
+from masktune.training.trackers import tracker_by_name
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +116,56 @@ def test_tensorboard_gets_the_same_numbers(tiny, tmp_path, monkeypatch):
         and [k[1:] for k in kept[1:-1] if k[0] == "ERM, seed 0/loss"]
         == list(zip(erm.history_.loss, (1, 2)))
     )
+
+
+def test_mlflow_gets_the_same_numbers(tiny, monkeypatch):
+    "Under names that it allows: no comma, no colon"
+    calls = []
+
+    class Module(types.ModuleType):
+        def __getattr__(self, name):
+            return lambda *args, **kw: calls.append((name, args, kw))
+
+    monkeypatch.setitem(sys.modules, "mlflow", Module("mlflow"))
+    with log_to(
+        tracker_by_name("mlflow"), project="birds", name="try", config=dict(lr=0.01)
+    ) as tracker:
+        erm = ERM(epochs=2).fit(*tiny)
+    assert isinstance(tracker, MLflow)
+    names = [name for name, _, _ in calls]
+    assert names == [
+        "set_experiment",
+        "start_run",
+        "log_params",
+        "log_metrics",
+        "log_metrics",
+        "end_run",
+    ]
+    assert calls[0][1] == ("birds",) and calls[1][2] == dict(run_name="try")
+    assert calls[2][1] == (dict(lr=0.01),)
+    (first,), options = calls[3][1:]
+    assert options == dict(step=1)
+    assert first["ERM_ seed 0/loss"] == erm.history_.loss[0]
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_by_its_name(name, monkeypatch):
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    found = tracker_by_name(name)
+    classes = {"tensorboard": TensorBoard, "mlflow": MLflow}
+    assert found is module if name not in classes else type(found) is classes[name]
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_that_is_not_installed_is_named_with_the_command(
+    name, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=f"needs the package {name}: pip install"):
+        tracker_by_name(name)
+
+
+def test_a_tracker_that_does_not_exist():
+    with pytest.raises(ValueError, match="Did you mean 'wandb'"):
+        tracker_by_name("wanbd")

@@ -38,7 +38,7 @@ def _number_rows(predictions, train):
 HISTORY_METRICS = {
     "loss": ("train", "loss"),
     "val_accuracy": ("val", "accuracy"),
-    "val_worst_group": ("val", "worst_group_accuracy"),
+    "val_worst_group_accuracy": ("val", "worst_group_accuracy"),
     "val_masked": ("val", "masked"),
     "hidden": ("train", "hidden"),
     "untouched": ("train", "untouched"),
