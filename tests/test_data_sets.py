@@ -14,7 +14,6 @@ from masktune.data.miniatures import MINIATURES, make_miniature
 from masktune.data.registry import DATASETS, list_benchmarks, load_benchmark
 from masktune.data.split import Split
 from masktune.data.text_sets import civilcomments_groups
-from masktune.data.imagenet_sets import foreground_masks
 from masktune.evaluation.backgrounds import urbancars_gaps
 from masktune.evaluation.metrics import Predictions, group_report
 from masktune.methods.erm import ERM
@@ -339,44 +338,6 @@ def test_in9_without_the_challenge_says_so(tmp_path):
         FileNotFoundError, match="no test of the Backgrounds Challenge"
     ):
         load_benchmark("in9l", own)
-
-
-def test_the_masks_of_the_challenge_belong_to_their_images(tmp_path):
-    own = make_miniature("in9l", tmp_path, n=1, challenge="test")
-    originals = load_benchmark("in9l", own).tests["original"]
-    file = (
-        tmp_path
-        / "test"
-        / "fg_mask"
-        / "val"
-        / "02_wheeled vehicle"
-        / "n1018000_0.npy"
-    )
-    np.save(file, np.eye(48, 56, dtype=np.uint8))
-    masks = foreground_masks(originals, own)
-    assert (
-        masks.dtype == torch.bool
-        and masks.shape == (9, 48, 56)
-        and masks[2].equal(torch.eye(48, 56).bool())
-        and masks[[0, 1, *range(3, 9)]].sum((1, 2)).tolist() == [1024] * 8
-    )
-    with pytest.raises(
-        ValueError,
-        match="shape \\(48, 56\\), and the images are 24×24: load them without size=",
-    ):
-        foreground_masks(
-            load_benchmark("in9l", own, size=24).tests["original"], own
-        )
-    with pytest.raises(ValueError, match='is not an image of the test "original"'):
-        foreground_masks(load_benchmark("in9l", own).tests["no_fg"], own)
-    file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(ValueError, match="n1018000_0.npy is not a whole mask"):
-        foreground_masks(originals, own)
-    file.unlink()
-    with pytest.raises(
-        FileNotFoundError, match="n1018000_0.npy.*The masks are the folder fg_mask"
-    ):
-        foreground_masks(originals, own)
 
 
 def test_a_set_that_is_only_a_test_is_not_trained_on(tmp_path):

@@ -71,6 +71,14 @@ class MiniatureWriter:
         pd.DataFrame(rows).to_csv(path, **{"index": False} | options)
 
 # %% ../../nbs/data/18_image_miniatures.ipynb #c354ac96
+def _save_box(path: Path, h: int, w: int) -> None:
+    "A mask: white in the middle half of the height and of the width."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((h, w), np.uint8)
+    mask[h // 4 : -(h // 4), w // 4 : -(w // 4)] = 255
+    Image.fromarray(mask).save(path)
+
+
 _PLACE_FILES = ["/b/bamboo_forest/00000001.jpg", "/o/ocean/00000001.jpg"]
 _SPECIES = [
     ["009.Brewer_Blackbird", "014.Indigo_Bunting"],
@@ -78,8 +86,9 @@ _SPECIES = [
 ]
 
 
-def _write_waterbirds(writer):
-    "n images of each split, label and place."
+def _write_waterbirds(writer, masks=False):
+    "n images of each split, label and place, and on demand a mask of each."
+    beside = writer.root / "segmentations"
     writer.root = writer.root / "waterbird_complete95_forest2water2"
     rows = []
     for split, y, water, i in product(
@@ -88,6 +97,8 @@ def _write_waterbirds(writer):
         number, bird = len(rows) + 1, _SPECIES[y][i % len(_SPECIES[y])]
         name = f"{bird}/{bird[4:]}_{number:04}_{7 * number + 4}.jpg"
         writer.save(name, int(bird.startswith("001")), water)
+        if masks:
+            _save_box((beside / name).with_suffix(".png"), 48, 56)
         row = dict(img_id=number, img_filename=name, y=y, split=split)
         rows.append(row | dict(place=water, place_filename=_PLACE_FILES[water]))
     writer.table("metadata.csv", rows)
@@ -172,8 +183,7 @@ def _write_urbancars(writer):
             common = part == "train" and obj == bg == co
             for i in range(writer.n * (10 if common else 1)):
                 writer.save(path / f"{i:05}.jpg", obj + 2 * co, bg, (64, 64))
-                mask = np.pad(np.full((32, 32), 255, np.uint8), 16)
-                Image.fromarray(mask).save(path / f"{i:05}_mask.png")
+                _save_box(path / f"{i:05}_mask.png", 64, 64)
     return writer.root / "urbancars"
 
 # %% ../../nbs/data/18_image_miniatures.ipynb #70e9b04d

@@ -174,7 +174,7 @@ def make_miniature(
 
     Some sets are published in several forms. "cifar10": `form="python"` or `"binary"`;
     "celeba": `form="csv"` or `"txt"`; "in9l": `challenge="bg_challenge"`, `"test"` or `""`,
-    the folder around the variations.
+    the folder around the variations. "waterbirds": `masks=True` adds CUB's masks.
     """
     write = MINIATURES[check_choice("name", name, MINIATURES)]
     own = write(MiniatureWriter(root, n), **form)

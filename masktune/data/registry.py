@@ -199,6 +199,7 @@ _READERS = (
     "vision_sets",
     "imagenet_sets",
     "group_sets",
+    "face_sets",
     "text_sets",
 )
 

@@ -8,6 +8,7 @@ __all__ = ['cifar10', 'svhn', 'cats_vs_dogs']
 # %% ../../nbs/data/09_vision_sets.ipynb #d28759df
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -159,8 +160,10 @@ dogs-vs-cats/
 )
 def cats_vs_dogs(
     root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
-    size: int | None = None,  # side in pixels; None: see `Split.from_files`
+    size=None,  # side, or (height, width); None: the images' own, else 224
     on_error: str = "raise",  # files that can't be read or named: "raise" or "skip"
+    resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
+    like=None,  # a network that knows how its images were prepared
 ) -> Benchmark:
     "Cats and dogs; image number mod 5: 0 for testing, 1 for validation."
     root = find_dataset("cats_vs_dogs", root)
@@ -188,8 +191,11 @@ def cats_vs_dogs(
         root,
         pd.DataFrame(rows),
         ["cat", "dog"],
-        size=size,
-        on_error=on_error,
+        None,
+        size,
+        on_error,
+        resize,
+        like,
     )
     _note_skipped(bench.train, wrong)
     return _name_with_size(bench, "cats_vs_dogs")

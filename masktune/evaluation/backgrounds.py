@@ -55,7 +55,7 @@ def _right_everywhere(classify, image, label, mask, backgrounds, parts) -> bool:
 def challenge_scores(
     classify: Callable,  # uint8 N×3×H×W -> N class numbers, e.g. `lambda x: predict(model, x).predicted`
     originals: Split,  # whose foregrounds are taken: the test "original"
-    masks: torch.Tensor,  # bool N×H×W, of `foreground_masks`
+    masks: torch.Tensor,  # bool N×H×W, of `object_masks`
     backgrounds: Split,  # what they are put on: the test "only_bg_t"
     batch_size: int = 256,  # images at a time
 ) -> torch.Tensor:  # N bools; their mean is the challenge accuracy
