@@ -11,6 +11,7 @@ import inspect
 import textwrap
 import tokenize
 from io import StringIO
+from pathlib import Path
 
 REPOSITORY = "https://github.com/masktune/masktune/blob/main"
 
@@ -223,6 +224,9 @@ class Pages:
         self.module = module and importlib.import_module(f"masktune.{module[0]}")
 
     def begin(self):
+        if Path(str(self.nb.get("path_", ""))).parent.name == "experiments":
+            pages = importlib.import_module("masktune.runs._pages")
+            self.nb.cells = pages.experiment_cells(self.nb)
         self.nb.cells = [
             new for cell in self.nb.cells for new in self.made_of(cell)
         ]

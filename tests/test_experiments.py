@@ -40,7 +40,6 @@ MINI = dict(
     ablations=["accuracy"],
     masking=["worst_group_accuracy"],
     biased_mnist=["worst_group_accuracy"],
-    masking=["worst_group_accuracy"],
 )
 COLUMNS = [
     "method",
