@@ -496,7 +496,8 @@ def tiny_benchmark(size):
 def tried(family) -> dict:
     "What was tried with one family, and how it went"
     net, size = build(family)
-    before = {k: v.clone() for k, v in net.state_dict().items()}
+    plain = getattr(net, "_orig_mod", net)
+    before = {k: v.clone() for k, v in plain.state_dict().items()}
     x = probe_images(net, size, 3)
     model = wrap(net, size=size)
     with eval_mode(model), torch.no_grad():
@@ -505,8 +506,8 @@ def tried(family) -> dict:
     bench = tiny_benchmark(size)
     fitted = ERM(epochs=1, batch_size=8, lr=0.01, device="cpu").fit(model, bench)
     report = evaluate(fitted, bench.tests["test"])
-    unchanged = all(v.equal(before[k]) for k, v in net.state_dict().items())
-    other = copy.deepcopy(getattr(net, "_orig_mod", net))
+    unchanged = all(v.equal(before[k]) for k, v in plain.state_dict().items())
+    other = copy.deepcopy(plain)
     fitted.model_.into(other)
     with eval_mode(fitted.model_), eval_mode(other), torch.no_grad():
         learned = fitted.model_.logits(x).softmax(1)

@@ -14,8 +14,8 @@ import torch
 
 from ..core.distributed import distributed_state, rank_and_world_size
 from ..data.split import Split
-from ..models.network import eval_mode
-from ..models.wrap import wrap
+from ..models.network import check_classes, eval_mode
+from ..models.wrap import as_network
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #bab62c7c
 @dataclass(eq=False)
@@ -153,10 +153,11 @@ def predict(
     | None = None,  # Batch -> Batch: what to do to a Split's images first
 ) -> Predictions:
     "The logits of `model` in evaluation mode, on its device. Raise a `ValueError` if they are not finite."
-    net = wrap(getattr(model, "model_", model))
+    net = as_network(model, size=_image_size(images))
     if isinstance(images, torch.Tensor):
         parts = (_network_input(x.to(net.device)) for x in images.split(batch_size))
         return Predictions(_finite(torch.cat(_logits(net, parts))))
+    check_classes(net.n_classes, images, extra=1)
     shard = rank_and_world_size()
     batches = images.batches(batch_size, device=net.device, shard=shard)
     parts = ((transform(b) if transform else b).x for b in batches)
@@ -171,13 +172,21 @@ def predict(
     )
 
 
+def _image_size(images):
+    "(H, W), or None for vectors"
+    shape = (
+        images.shape if isinstance(images, torch.Tensor) else images._images.shape
+    )
+    return tuple(shape[-2:]) if len(shape) == 4 else None
+
+
 def _network_input(x):
     return x if x.ndim == 2 else unit_images(x)  # vectors, for a head alone, stay
 
 
 def _logits(net, parts):
     with eval_mode(net), torch.no_grad():
-        return [net(x).float().cpu() for x in parts]
+        return [net.logits(x).float().cpu() for x in parts]
 
 
 def _finite(logits):
@@ -309,4 +318,6 @@ def evaluate(
     batch_size: int = 512,  # images at a time
 ) -> Report:
     "How good `model` is, and for whom."
-    return group_report(predict(model, split, batch_size), train)
+    predictions = predict(model, split, batch_size)
+    check_classes(predictions.logits.shape[1], split)
+    return group_report(predictions, train)

@@ -142,7 +142,7 @@ def candidate_features(
     top: int = 5,  # features per class
 ) -> Annotations:
     "The most important features of each class, as questions that nobody has answered yet."
-    net = wrap(model, size=split.image_size[-1])
+    net = wrap(model, size=split.image_size)
     features = extract_features(net, split)
     table = top_features(features, _class_head(net, features), top)
     asked = {

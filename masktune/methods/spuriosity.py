@@ -186,7 +186,7 @@ class _FeatureNaming:
         if self.encoder is None:
             return rows.train, rows.val
         model = getattr(self.encoder, "model_", self.encoder)
-        self.encoder_ = wrap(model, size=bench.train.image_size[-1])
+        self.encoder_ = wrap(model, size=bench.train.image_size)
         parts = []
         for name, split in (("train", bench.train), ("val", bench.val)):
             file = checkpoint and f"{checkpoint}/encoder {name}"

@@ -176,7 +176,7 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def _transformers_net(config, folder):
-    "A network of transformers from its config, with random weights"
+    "A network of transformers, filled by its own reader, which knows the names in the file"
     try:
         import transformers
     except ImportError:
@@ -192,12 +192,19 @@ def _transformers_net(config, folder):
         raise ValueError(
             f"{folder} holds a {names[0]}, which is no image classifier of transformers."
         )
-    cls = getattr(transformers, names[0])
-    return cls(cls.config_class.from_dict(config))
+    net, found = getattr(transformers, names[0]).from_pretrained(
+        folder, local_files_only=True, output_loading_info=True
+    )
+    wrong = [*found["missing_keys"], *found["mismatched_keys"]]
+    if wrong:
+        raise ValueError(
+            f"{folder} lacks {len(wrong)} tensors of {names[0]}: {_some(wrong)}."
+        )
+    return net
 
-# %% ../../nbs/models/08_checkpoints.ipynb #f870f50a
-def _timm_net(config):
-    "A network of timm from its config, with random weights"
+# %% ../../nbs/models/08_checkpoints.ipynb #05f19dcc
+def _timm_net(config, weights):
+    "A network of timm from its config, filled"
     import timm
 
     name, n = config["architecture"], config.get("num_classes", 1000)
@@ -208,9 +215,10 @@ def _timm_net(config):
         k: v for k, v in config.get("pretrained_cfg", {}).items() if v is not None
     }
     net.default_cfg = net.pretrained_cfg = dict(net.default_cfg) | known
+    fill(net, read_weights(weights).weights, weights)
     return net
 
-# %% ../../nbs/models/08_checkpoints.ipynb #b5abde85
+# %% ../../nbs/models/08_checkpoints.ipynb #0881f502
 def read_folder(
     folder,  # what save_pretrained, or timm's save_for_hf, wrote
 ) -> tuple[nn.Module, dict]:  # the network, and what is known of its images
@@ -230,11 +238,9 @@ def read_folder(
         raise FileNotFoundError(
             f"there are no weights in {folder}: {' or '.join(_WEIGHTS)}."
         )
-    net = (
-        _timm_net(config)
-        if "architecture" in config
-        else _transformers_net(config, folder)
-    )
-    fill(net, read_weights(weights).weights, weights)
+    if "architecture" in config:
+        net = _timm_net(config, weights)
+    else:
+        net = _transformers_net(config, folder)
     processor = folder / "preprocessor_config.json"
     return net.eval(), read_processor(processor) if processor.is_file() else {}

@@ -86,7 +86,7 @@ def _for_each_image(record, n, end):
     made = [c for c in record.calls if c.made is not None and c.end < end]
     return [c for c in made if c.made.ndim and len(c.made) == n]
 
-
+# %% ../../nbs/models/07_seams.ipynb #84144a32
 def _maps_first(calls, size):
     "(call, layout) of the calls that make a map, the last ones first"
     pools = [c for c in calls if is_pool(c.name, c.layer) and c.made is not c.given]
@@ -143,7 +143,7 @@ def _candidates(record, calls, size):
     for c, layout in maps[:40]:
         yield _cut(record, c, "out", layout), None, 0
 
-# %% ../../nbs/models/07_seams.ipynb #57336cf0
+# %% ../../nbs/models/07_seams.ipynb #19f05f99
 def _named_candidates(record, calls, size, layer):
     "The same for a layer that the user names"
     named = [c for c in calls if c.name == layer]
@@ -205,7 +205,7 @@ def _works(net, cut, images, vectors):
             return start, end
     return None
 
-# %% ../../nbs/models/07_seams.ipynb #11db571d
+# %% ../../nbs/models/07_seams.ipynb #407d74ca
 def hook_parts(
     net: nn.Module,  # a network in evaluation mode
     images: torch.Tensor,  # a few images that it takes

@@ -191,10 +191,11 @@ def count_extra_tokens(
     size: tuple[int, int],  # (H, W) of the images
 ) -> int:
     "Count the tokens that belong to no patch: those that the last map of patches does not explain."
-    for h, w in reversed(grids):
-        if h * w <= n_tokens and n_tokens - h * w < 64:
-            return n_tokens - h * w
     H, W = size
+    for h, w in reversed(grids):
+        square = max(h * W, w * H) < 1.5 * min(h * W, w * H)
+        if square and h * w <= n_tokens and n_tokens - h * w < 64:
+            return n_tokens - h * w
     for extra in range(n_tokens):
         h = round(((n_tokens - extra) * H / W) ** 0.5)
         if h and h * round(h * W / H) == n_tokens - extra:

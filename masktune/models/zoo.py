@@ -226,8 +226,7 @@ def _load_own(stored, path, network):
 # %% ../../nbs/models/02_zoo.ipynb #c5d8e1a6
 def _n_outputs(name, weights):
     "How many classes a state dict of the network `name` has: the outputs of its last linear layer"
-    with torch.random.fork_rng(devices=[]):
-        net = _foreign_net(name, 1000, False)[0]
+    net = _foreign_net(name, 1000, False)[0]
     model = wrap(net)
     head = next(k for k, m in net.named_modules() if m is model.head)
     found = [v for k, v in weights.items() if k.endswith(f"{head}.weight")]
@@ -276,6 +275,11 @@ def load_model(
     A `ValueError` says which tensors do not fit, and what a file lacks.
     """
     path = Path(path)
+    with torch.random.fork_rng(devices=[]):
+        return _load(path, network).eval()
+
+
+def _load(path, network):
     if path.is_dir():
         net, known = read_folder(path)
         own = "own" if "mean" not in known and hasattr(net, "default_cfg") else None
@@ -287,12 +291,12 @@ def load_model(
             processor=own,
         )
         model.preprocessing = (model.preprocessing or {}) | known or None
-        return model.eval()
+        return model
     stored = read_weights(path)
     if stored.about.get("format") == _FORMAT:
         if isinstance(network, str):
             raise ValueError(
                 f"{path} says itself which network it holds: leave out network=."
             )
-        return _load_own(stored, path, network).eval()
-    return _load_foreign(stored, path, network).eval()
+        return _load_own(stored, path, network)
+    return _load_foreign(stored, path, network)

@@ -30,7 +30,7 @@ def feature_maps(
     feature: int,  # number of the pooled feature
 ) -> torch.Tensor:  # float N×h×w ≥ 0
     "Maps of where a pooled feature is active, by LayerCAM of the network cut off at that feature."
-    net = copy.deepcopy(wrap(model, size=x.shape[-1]))
+    net = copy.deepcopy(wrap(model, size=x.shape[-2:]))
     width = net.head.in_features
     head = nn.utils.skip_init(nn.Linear, width, 1, bias=False)
     with torch.no_grad():
@@ -60,7 +60,7 @@ def plot_feature_sheet(
     n: int = 5,  # images at either end
 ) -> Figure:
     "For each feature, the images of a class that activate it most and least, with its maps."
-    net = wrap(model, size=split.image_size[-1])
+    net = wrap(model, size=split.image_size)
     k = split.class_names.index(check_choice("class", klass, split.class_names))
     members = (split.labels == k).nonzero()[:, 0]
     rows = []

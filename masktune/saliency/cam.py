@@ -9,7 +9,8 @@ __all__ = ['saliency_methods', 'cam']
 import torch
 
 from ..core.validation import check_choice
-from ..models.network import check_images, eval_mode
+from ..evaluation.metrics import unit_images
+from ..models.network import eval_mode
 from ..models.wrap import as_network
 
 # %% ../../nbs/saliency/00_cam.ipynb #1cc8d7b3
@@ -222,4 +223,4 @@ def cam(
 
     Raises a `ValueError` if `x` is not made of images in [0, 1], or if `target` is no class of the network.
     """
-    return _maps_and_logits(model, check_images(x), method, target)[0]
+    return _maps_and_logits(model, unit_images(x), method, target)[0]

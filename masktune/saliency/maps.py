@@ -20,7 +20,7 @@ from ..core.progress import Throttle, progress
 from ..core.validation import check_choice
 from ..data.split import Split
 from ..evaluation.metrics import gather_across_ranks
-from ..models.network import check_classes, check_finite
+from ..models.network import check_classes
 from ..models.wrap import as_network
 from .cam import _maps_and_logits
 from .masking import apply_mask, relocate_masks, threshold_maps
@@ -218,10 +218,8 @@ class _Pass:
     def result(self):
         "The maps so far"
         box = self.view and self.view.box(*self.size)
-        values, correct = torch.cat(self.values), torch.cat(self.correct)
-        return SaliencyMaps(
-            values, correct, self.size, self.made_from, box, self.agreement
-        )
+        found = torch.cat(self.values), torch.cat(self.correct)
+        return SaliencyMaps(*found, self.size, self.made_from, box, self.agreement)
 
     def resume(self, part, batch_size):
         "Take over the whole batches in the file `part`"
@@ -238,7 +236,7 @@ class _Look(_Pass):
     "The pass itself, batch by batch"
 
     def shown(self, batch):
-        "What the network is shown of a batch: masked, then the view"
+        "What the network is shown of a batch"
         x = self.masks.apply(batch.x, batch.index) if self.masks else batch.x
         return self.view(x) if self.view else x
 
@@ -255,8 +253,9 @@ class _Look(_Pass):
             maps, logits = _maps_and_logits(fast, x, self.method, classes)
         if maps[0].numel() == 1:
             raise _one_place_error(x)
-        check_finite(logits, "logits", "compute_maps")
-        check_finite(maps, "maps", "compute_maps")
+        finite = maps.isfinite().flatten(1).all(1) & logits.isfinite().all(1)
+        if not finite.all():
+            raise _not_finite_error(int((~finite).sum()), len(x))
         self.values.append(_normalised_halves(maps))
         self.correct.append((logits.argmax(1) == batch.y).cpu())
         if self.agreement is None:
@@ -270,7 +269,14 @@ class _Look(_Pass):
         self.correct = gather_across_ranks(self.correct)
         self.agreement = gather_across_ranks([self.agreement])[0]
 
-# %% ../../nbs/saliency/02_maps.ipynb #38b1e433
+# %% ../../nbs/saliency/02_maps.ipynb #98ea8795
+def _not_finite_error(n, total):
+    return ValueError(
+        f"the logits or maps of {n} of {total} images are not finite: "
+        "the network has diverged in training, or its weights are damaged."
+    )
+
+
 def _one_place_error(x):
     H, W = x.shape[2:]
     return ValueError(
@@ -324,7 +330,7 @@ def compute_maps(
     """
     size = (view.crop, view.crop) if view else split.image_size
     model = as_network(model, size=size)
-    check_classes(model, split)
+    check_classes(model.n_classes, split)
     if isinstance(target, str):
         check_choice("target", target, ["predicted", "label"])
     if bf16 is None:

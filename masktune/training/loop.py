@@ -27,7 +27,7 @@ from ..data.benchmark import Benchmark
 from ..data.split import Split
 from ..evaluation.metrics import predict
 from ..models.network import Network
-from ..models.wrap import wrap
+from ..models.wrap import as_network, use_channels_last
 from .augment import apply_augment
 from .checkpoints import Checkpoints
 from .losses import class_weights, cross_entropy_loss
@@ -286,16 +286,16 @@ def prepare_network(
 ) -> Network:  # on the device that the settings ask for
     "A copy of `model` to train. Raise a `ValueError` if settings, network and data don't fit."
     settings.check_settings()
-    net = model
-    if not isinstance(net, Network):
-        net = wrap(model, size=bench.train.image_size[-1])
+    net = as_network(model, size=bench.train.image_size)
     if settings.needs_trained and net.untrained:
         raise _untrained_error(settings)
     if net.n_classes != bench.n_classes:
         raise _classes_error(net, bench)
     net = copy.deepcopy(net).to(resolve_device(settings.device))
+    if net.ends_in_probabilities:
+        net.end = None  # losses want logits
     if settings.channels_last:
-        net = net.to(memory_format=torch.channels_last)
+        use_channels_last(net, bench.train.image_size)
     return net
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..core.validation import check_choice, check_count
 from ..core.validation import check_fraction, check_positive
+from ..models.wrap import as_network
 
 # %% ../../nbs/training/00_settings.ipynb #95d39012
 @dataclass(kw_only=True)
@@ -40,6 +42,13 @@ class Method:
         "Raise a `ValueError` if a setting has a value that makes no sense."
         check_count("batch_size", self.batch_size)
         check_count("seed", self.seed, minimum=0)
+
+    def into(
+        self,
+        net: nn.Module,  # the user's own network, such as the one that was wrapped
+    ) -> nn.Module:  # `net`
+        "Write the weights that `fit` learned into `net`; it then gives the same logits."
+        return as_network(self).into(net)
 
     def __repr__(self) -> str:
         changed = [

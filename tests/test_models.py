@@ -1,0 +1,427 @@
+"Networks of every family: taken apart, looked at, trained, and the way back; files of other programs."
+
+import copy
+import json
+
+import families
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from masktune.core.files import fingerprint
+from masktune.data.split import Split
+from masktune.evaluation.metrics import evaluate, predict
+from masktune.methods.erm import ERM
+from masktune.models.network import Network, eval_mode
+from masktune.models.wrap import as_network, use_channels_last, wrap
+from masktune.models.zoo import create_model, load_model, save_model
+from masktune.plots.browser import Browser
+from masktune.saliency.cam import cam
+from masktune.saliency.maps import SaliencyMaps, compute_maps
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_family(family):
+    if family in families.FOREIGN:
+        pytest.importorskip("transformers")
+    found = families.tried(family)
+    assert found["difference"] < 1e-4, "wrap(net)(x) equals net(x)"
+    assert found["back"] < 1e-4, "the user's network gives what was learned"
+    assert found["finite"] and found["trained"]
+    tokens = {"DeiT": 2, "registers": 5, "DINOv3": 5, " ViT": 1, "Swin": 0}
+    for name, n in tokens.items():
+        if name in family and not (name == " ViT" and "registers" in family):
+            assert found["extra tokens"] == n
+            break
+    h, w = map(int, found["map"].split("×"))
+    assert min(h, w) >= 2 and (h == w or family.endswith("64×96"))
+
+
+def test_two_heads_are_refused():
+    pytest.importorskip("transformers")
+    with torch.random.fork_rng(devices=[]):
+        net = families.two_heads()
+    with pytest.raises(ValueError, match="changes the order or the meaning.*two"):
+        wrap(net, size=64)
+
+
+@pytest.mark.parametrize("n_registers", [0, 1, 4, 5, 8])
+@pytest.mark.parametrize("size", [(32, 32), (48, 48), (64, 96), (224, 224)])
+def test_register_tokens_are_counted(n_registers, size):
+    "Of a class token and n registers nothing is left in the map, whatever the size"
+    with torch.random.fork_rng(devices=[]):
+        net = timm.create_model(
+            "vit_tiny_patch16_224",
+            num_classes=3,
+            img_size=size,
+            depth=1,
+            reg_tokens=n_registers,
+        )
+    assert wrap(net, size=size).n_extra_tokens == 1 + n_registers
+    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    assert cam(net, x).shape[1:] == (size[0] // 16, size[1] // 16)
+
+
+def small(n_outputs=3, end=None):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n_outputs)]
+        return nn.Sequential(*layers, *([end] if end else []))
+
+
+def images(n=6, size=(24, 24)):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (n, 3, *size), generator=generator, dtype=torch.uint8)
+
+
+def split(n_classes=3, size=(24, 24), n=6):
+    names = [str(k) for k in range(n_classes)]
+    labels = torch.arange(n) % n_classes
+    return Split.from_tensors(images(n, size), labels, class_names=names)
+
+
+class Act(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, z):
+        return self.function(z)
+
+
+def test_what_follows_the_head():
+    x = images() / 255
+    for end in (
+        nn.Softmax(1),
+        nn.LogSoftmax(1),
+        Act(lambda z: z / 3),
+        nn.Sigmoid(),
+    ):
+        net = small(end=end).eval()
+        model = wrap(net, size=24)
+        assert torch.allclose(model(x), net(x), atol=1e-5), end
+        assert model.logits(x).argmax(1).equal(net(x).argmax(1))
+    net = small(end=nn.Softmax(1)).eval()
+    assert torch.allclose(
+        predict(net, x).probabilities.float(), net(x), atol=1e-5
+    ), "probabilities are those of the network, not their softmax"
+    for wrong in (
+        lambda z: -z,
+        lambda z: z.flip(1),
+        lambda z: z + torch.tensor([1.0, 0, 0]),
+        lambda z: torch.where(torch.tensor([True, True, False]), z, -1e9),
+    ):
+        with pytest.raises(ValueError, match="changes the order or the meaning"):
+            wrap(small(end=Act(wrong)), size=24)
+
+
+@pytest.mark.parametrize("end", [None, nn.Sigmoid(), Act(lambda z: z[:, 0])])
+def test_one_logit_is_two_classes_everywhere(end):
+    net, two = small(1, end).eval(), split(2)
+    x = two.images / 255
+    z = small(1).eval()(x)[:, 0]
+    model = wrap(net, size=24)
+    assert model.n_classes == 2
+    assert torch.allclose(model(x).softmax(1)[:, 1], z.sigmoid(), atol=1e-6)
+    assert predict(net, two).predicted.equal((z > 0).long())
+    right = ((z > 0).long() == two.labels).double().mean().item()
+    assert evaluate(net, two).accuracy == right
+    assert (compute_maps(net, two).correct == ((z > 0).long() == two.labels)).all()
+    assert cam(net, x, target=0).shape == (6, 9, 9)
+    bench = families.tiny_benchmark((24, 24))
+    parts = [split(2, n=n) for n in (8, 4, 4)]
+    bench = type(bench)("two", parts[0], parts[1], dict(test=parts[2]))
+    fitted = ERM(epochs=1, batch_size=8, device="cpu").fit(net, bench)
+    back = fitted.into(copy.deepcopy(net)).eval()
+    y = back(x).flatten()
+    y = y if isinstance(end, nn.Sigmoid) else y.sigmoid()
+    assert torch.allclose(
+        predict(fitted, x).probabilities[:, 1].float(), y, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="has one output"):
+        Network(nn.Identity(), nn.Identity(), nn.Linear(4, 1))
+
+
+def test_the_number_of_classes_is_checked():
+    net = wrap(small(3), size=24)
+    for ask in (predict, evaluate, compute_maps):
+        with pytest.raises(ValueError, match="3 outputs, the data 5 classes"):
+            ask(net, split(5))
+    for ask in (evaluate, compute_maps):
+        with pytest.raises(ValueError, match="3 outputs, the data 2 classes"):
+            ask(net, split(2))
+
+
+def test_nothing_comes_of_a_network_that_diverged():
+    net = wrap(small(3), size=24)
+    with torch.no_grad():
+        net.head.bias[1] = float("nan")
+    for ask in (predict, evaluate, compute_maps):
+        with pytest.raises(ValueError, match="not finite"):
+            ask(net, split())
+
+
+@pytest.mark.parametrize(
+    "family", ["branches, view, dict", "torchvision ResNet, 64×96"]
+)
+def test_sizes_in_every_entry(family):
+    net, size = families.build(family)
+    data = split(3, size)
+    expected = families.outputs(net, data.images / 255)
+    assert torch.allclose(predict(net, data).logits, expected, atol=1e-5)
+    assert evaluate(net, data).accuracy == predict(net, data).accuracy
+    maps = compute_maps(net, data)
+    assert maps.size == size
+    heat = cam(net, data.images)
+    assert maps.values.shape == heat.shape
+    if size[0] == size[1]:
+        with pytest.raises(ValueError, match="refuses an image of 32×32 pixels"):
+            predict(net, images(2, (32, 32)))
+
+
+def test_a_fitted_method_is_taken_wherever_a_network_is():
+    bench = families.tiny_benchmark((24, 24))
+    fitted = ERM(epochs=1, batch_size=8, device="cpu").fit(small(), bench)
+    data, net = bench.tests["test"], fitted.model_
+    assert predict(fitted, data).logits.equal(predict(net, data).logits)
+    assert evaluate(fitted, data).accuracy == evaluate(net, data).accuracy
+    assert cam(fitted, data.images).equal(cam(net, data.images))
+    assert compute_maps(fitted, data).values.equal(compute_maps(net, data).values)
+    assert as_network(fitted) is net
+    Browser(data, {"fitted": fitted})
+    with pytest.raises(ValueError, match="has not been fitted yet"):
+        predict(ERM(), data)
+
+
+class View(nn.Module):
+    "Feature maps are flattened with view, which channels_last does not survive"
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, 2), nn.Linear(4 * 121, 3)
+
+    def forward(self, x):
+        h = self.conv(x).relu()
+        return self.fc(h.view(len(h), -1))
+
+
+def test_a_view_of_features_survives():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = View().eval()
+    data = split()
+    expected = cam(net, data.images)
+    maps = compute_maps(net, data)
+    assert maps.agreement == 1 and maps.values.shape == expected.shape
+    model = copy.deepcopy(wrap(net, size=24))
+    assert not use_channels_last(model, (24, 24)) and not model.allows_channels_last
+    x = (data.images / 255).contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(model(x), net(data.images / 255), atol=1e-6)
+    assert use_channels_last(copy.deepcopy(wrap(small(), size=24)), (24, 24))
+    parts = [split(n=n) for n in (8, 4, 4)]
+    bench = families.tiny_benchmark((24, 24))
+    bench = type(bench)("view", parts[0], parts[1], dict(test=parts[2]))
+    ERM(epochs=1, batch_size=8, device="cpu").fit(net, bench)
+
+
+class Counting(nn.Module):
+    "Counts the images that a layer works on"
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.n = layer, 0
+
+    def forward(self, x):
+        self.n += len(x)
+        return self.layer(x)
+
+
+def test_maps_cost_one_pass_of_the_backbone():
+    "Whichever way a network was taken apart, what is before the cut runs once for each image"
+    for family in ("branches, view, dict", "torchvision ResNet"):
+        net, size = families.build(family)
+        net.conv1 = seen = Counting(net.conv1)
+        model, before = wrap(net, size=size), seen.n
+        cam(model, images(16, size))
+        assert seen.n - before <= 16 + 1, "a black image may be looked at once"
+
+
+def test_layers_can_be_named():
+    net, _ = families.build("torchvision ResNet")
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for layer, shape in (("layer3", (4, 4)), ("layer4.1.conv2", (2, 2))):
+        model = wrap(net, size=64, layer=layer, head="fc")
+        assert torch.allclose(model(x), net(x), atol=1e-5)
+        assert cam(model, x).shape[1:] == shape
+    with pytest.raises(ValueError, match=r"Layers with maps or tokens: layer4"):
+        wrap(net, size=64, layer="layer9")
+    with pytest.raises(ValueError, match="conv1 is not a linear layer"):
+        wrap(net, size=64, head="conv1")
+
+
+def test_looking_through_hooks_leaves_no_trace():
+    net, size = families.build("branches, view, dict")
+    net.train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    cam(net, images(3, size))
+    assert net.training and all(p.grad is None for p in net.parameters())
+    for m in net.modules():
+        assert not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks)
+        assert "forward" not in vars(m)
+    assert all(v.equal(before[k]) for k, v in net.state_dict().items())
+
+
+def test_how_much_a_rule_would_hide():
+    values = torch.zeros(4, 2, 2, dtype=torch.half)
+    values[1, 0, 0] = values[2] = 1.0
+    values[3] = torch.tensor([[1.0, 0.0], [0.0, 0.5]])
+    maps = SaliencyMaps(values, torch.ones(4).bool(), (8, 8), {})
+    none, half = maps.masks(n_std=3.0), maps.masks(top_fraction=0.25)
+    assert maps.n_blank == 1 and none.n_blank == 4 and none.masked_fraction() == 0
+    assert half.n_blank == 1 and half.hidden_pixels()[0] == 0
+    assert half.masked_fraction() == half[torch.arange(4)].float().mean().item()
+
+
+# --- files -----------------------------------------------------------------------------
+
+
+def same(a, b, x):
+    with eval_mode(a), eval_mode(b), torch.no_grad():
+        return torch.allclose(a(x), b(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod."]
+)
+@pytest.mark.parametrize("entry", [None, "state_dict", "model"])
+def test_state_dicts_under_any_name(tmp_path, prefix, entry):
+    net = small()
+    weights = {prefix + k: v for k, v in net.state_dict().items()}
+    torch.save(
+        {entry: weights, "epoch": 3} if entry else weights, tmp_path / "a.pt"
+    )
+    other = small()
+    nn.init.zeros_(other[0].weight)
+    loaded = load_model(tmp_path / "a.pt", network=wrapped_at_24(other))
+    assert fingerprint(other) == fingerprint(net) and not loaded.training
+
+
+def wrapped_at_24(net):
+    net.image_size = 24
+    return net
+
+
+def test_state_dicts_of_torchvision_by_name(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        net = torchvision.models.resnet18(num_classes=4)
+    torch.save(net.state_dict(), tmp_path / "r18.pt")
+    loaded = load_model(tmp_path / "r18.pt", network="resnet18")
+    assert loaded.n_classes == 4 and loaded.mean is not None
+    loaded.mean = loaded.std = None
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert same(loaded, net, x)
+    with pytest.raises(
+        ValueError, match="does not fit resnet34, .* tensors differ"
+    ):
+        load_model(tmp_path / "r18.pt", network="resnet34")
+    with pytest.raises(ValueError, match="does not say of which network"):
+        load_model(tmp_path / "r18.pt")
+
+
+def test_lightning_checkpoints(tmp_path):
+    lightning, _ = families.build("like a LightningModule")
+    kept = {"state_dict": lightning.state_dict(), "epoch": 1, "global_step": 9}
+    kept |= {"pytorch-lightning_version": "2.0", "hyper_parameters": {"lr": 0.1}}
+    torch.save(kept, tmp_path / "last.ckpt")
+    inner, _ = families.build("torchvision ResNet")
+    load_model(tmp_path / "last.ckpt", network=inner)
+    assert inner.state_dict()["fc.weight"].equal(lightning.model.fc.weight)
+
+
+def test_safetensors(tmp_path):
+    st = pytest.importorskip("safetensors.torch")
+    net = create_model("small_cnn", 3)
+    save_model(net, tmp_path / "a.safetensors")
+    save_model(net, tmp_path / "b.bin", format="safetensors")
+    assert fingerprint(load_model(tmp_path / "a.safetensors")) == fingerprint(net)
+    assert (
+        st.load((tmp_path / "b.bin").read_bytes()).keys() == net.state_dict().keys()
+    )
+    plain = small()
+    st.save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    other = wrapped_at_24(small())
+    nn.init.zeros_(other[0].weight)
+    load_model(tmp_path / "plain.safetensors", network=other)
+    assert other[0].weight.equal(plain[0].weight)
+
+
+@pytest.mark.parametrize("family", ["transformers ViT", "transformers ResNet"])
+def test_save_pretrained_there_and_back(tmp_path, family):
+    pytest.importorskip("transformers")
+    net, size = families.build(family)
+    net.save_pretrained(tmp_path / "net")
+    processor = dict(image_mean=[0.5] * 3, image_std=[0.25] * 3, do_normalize=True)
+    processor |= dict(size={"height": 64, "width": 64})
+    (tmp_path / "net" / "preprocessor_config.json").write_text(
+        json.dumps(processor)
+    )
+    model = load_model(tmp_path / "net")
+    assert (
+        model.preprocessing["size"] == (64, 64) and model.std.flatten()[0] == 0.25
+    )
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(
+        model(x), families.outputs(net, (x - 0.5) / 0.25), atol=1e-5
+    )
+    bench = families.tiny_benchmark(size)
+    fitted = ERM(epochs=1, batch_size=8, device="cpu").fit(model, bench)
+    fitted.into(net).save_pretrained(tmp_path / "tuned")
+    again = type(net).from_pretrained(tmp_path / "tuned", local_files_only=True)
+    expected = fitted.model_.eval()(x)
+    assert torch.allclose(
+        families.outputs(again.eval(), (x - 0.5) / 0.25), expected, atol=1e-5
+    )
+
+
+def test_no_file_makes_anything_be_fetched(tmp_path, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("something would be fetched")
+
+    monkeypatch.setattr(timm, "create_model", forbidden)
+    monkeypatch.setattr(torchvision.models, "get_model", forbidden)
+    weights = create_model("small_cnn", 2).state_dict()
+    for name in ("timm/hf-hub:a/b", "hf_hub:a/b", "timm/local-dir:/etc", 3, None):
+        source = dict(name=name, n_classes=2, mean=None, std=None)
+        kept = dict(format="masktune network", source=source, fresh=False)
+        torch.save(kept | dict(weights=weights), tmp_path / "hostile.pt")
+        with pytest.raises(ValueError, match="a file may not choose"):
+            load_model(tmp_path / "hostile.pt")
+    source = dict(name="small_cnn", n_classes=2, pretrained=True)
+    kept = dict(
+        format="masktune network", source=source, fresh=False, weights=weights
+    )
+    torch.save(kept, tmp_path / "hostile.pt")
+    with pytest.raises(ValueError, match="a file may not choose"):
+        load_model(tmp_path / "hostile.pt")
+    with pytest.raises(ValueError, match="would be fetched from a hub"):
+        create_model("timm/hf-hub:a/b", 2)
+
+
+def test_pickled_code_does_not_run(tmp_path):
+    torch.save(small(), tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match="holds Python objects, which are not run"):
+        load_model(tmp_path / "whole.pt", network=small())
+
+
+def test_preprocessing_is_read():
+    net, _ = families.build("timm ResNet")
+    model = wrap(net, size=64, processor="own")
+    assert model.preprocessing["crop_pct"] == net.default_cfg["crop_pct"]
+    assert tuple(model.mean.flatten().tolist()) == pytest.approx(
+        net.default_cfg["mean"]
+    )
+    with pytest.raises(ValueError, match="does not say how images are normalised"):
+        wrap(small(), size=24, processor="own")
