@@ -530,3 +530,245 @@ def test_again_refuses_what_was_asked_for_with_other_code(tmp_path):
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(ValueError, match="run.json is damaged: delete it"):
         resume_run(tmp_path / "run")
+
+
+# promises in the cases that broke them
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the kernel")
+@pytest.mark.parametrize("wait", ["time.sleep(99)", "sum(range(10**11))"], ids=str)
+def test_a_kernel_ends_with_the_process_that_was_killed(tmp_path, wait):
+    "Also in the middle of a long call, during which no thread of the kernel runs"
+    started = tmp_path / "started"
+    cell = f"import os, time; open({str(started)!r}, 'w').write(str(os.getpid()))"
+    nb = notebook(tmp_path / "tiny.ipynb", cell, wait)
+    p = forked(run_experiment, nb, tmp_path / "run")
+    until(lambda: started.exists() and started.read_text())
+    kernel = int(started.read_text())
+    content = json.loads(next((tmp_path / "run").glob("lock.*")).read_text())
+    assert content["kernel"]["pid"] == kernel and content["pid"] == p.pid
+    p.kill()
+    p.join()
+    until(lambda: not psutil.pid_exists(kernel), 5)
+    until(lambda: lock_owner(tmp_path / "run") is None, 5)
+
+
+def test_a_folder_stays_locked_while_the_kernel_lives(tmp_path):
+    gone = psutil.Process().create_time() - 9999
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)
+    born = psutil.Process(child.pid).create_time()
+    lock(tmp_path, pid=2**22 + 1, born=gone, kernel=dict(pid=child.pid, born=born))
+    assert lock_owner(tmp_path)["pid"] == child.pid
+    with pytest.raises(RunLocked, match=f"process {child.pid} on"):
+        _RunLock(tmp_path).__enter__()
+    child.kill()
+    child.wait()
+    assert lock_owner(tmp_path) is None
+
+
+def test_a_lock_dated_in_the_future_counts_as_now(tmp_path):
+    path = lock(tmp_path, host="elsewhere")
+    os.utime(path, (time.time() + 1e8,) * 2)
+    assert lock_owner(tmp_path)
+    assert abs(path.stat().st_mtime - time.time()) < 60, "it ages from now on"
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"pid": "x"}', '{"pid": [1]}', "{}"])
+def test_a_lock_of_another_shape_dies_of_silence(tmp_path, text):
+    path = tmp_path / "lock.1"
+    path.write_text(text)
+    assert lock_owner(tmp_path) is not None
+    os.utime(path, (time.time() - 601,) * 2)
+    assert lock_owner(tmp_path) is None
+
+
+def test_a_finished_run_in_a_read_only_folder_can_be_asked_for_again(
+    tmp_path, small_disk
+):
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    executed = run_experiment(nb, small_disk / "first")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert run_experiment(nb, small_disk / "first") == executed
+
+
+def test_the_minutes_of_a_resumed_run_are_those_of_all_attempts(tmp_path):
+    nb = notebook(
+        tmp_path / "tiny.ipynb",
+        "import time; time.sleep(3)",
+        "from pathlib import Path\ntried = Path(out, 'tried')\n"
+        "if not tried.exists(): tried.touch(); 1/0",
+    )
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        run_experiment(nb, tmp_path / "run")
+    time.sleep(10)  # nobody works
+    run_experiment(nb, tmp_path / "run")
+    all_of_it = (time.monotonic() - start) / 60
+    minutes = json.loads((tmp_path / "run" / "finished.json").read_text())[
+        "minutes"
+    ]
+    assert 6 / 60 <= minutes <= all_of_it - 8 / 60
+    assert not (tmp_path / "run" / "minutes.json").exists()
+
+
+def test_a_run_under_an_edited_notebook_goes_on(tmp_path, capsys):
+    goes_on = """from pathlib import Path
+tried = Path(out, "tried")
+print("goes on:", tried.exists())
+if not tried.exists(): tried.touch(); raise KeyError("first")"""
+    nb = notebook(tmp_path / "tiny.ipynb", goes_on, WRITES)
+    words = ["run", str(nb), "-p", "seed=3", "--out", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit, match="KeyError"):
+        main(words)
+    (old,) = (tmp_path / "runs").iterdir()
+    nb.write_text(nb.read_text().replace("random(4)", "random(4)*2"))
+    with pytest.raises(
+        ValueError, match=f"go on under the new code with --resume-as {old}"
+    ):
+        resume_run(old)
+    with pytest.raises(SystemExit, match=r"with seed=3 \(now 4\): only the code"):
+        main([*words[:3], "seed=4", *words[4:], "--resume-as", str(old)])
+    capsys.readouterr()
+    main([*words, "--resume-as", str(old)])
+    (new,) = (tmp_path / "runs").iterdir()
+    assert new != old and is_finished(new)
+    assert "goes on: True" in (new / "tiny.ipynb").read_text()
+    before = json.loads((new / "run.json").read_text())["earlier"]
+    assert before == [old.name.split("-")[1]]
+    with pytest.raises(SystemExit, match="nothing to go on with"):
+        main([*words, "--resume-as", str(new)])
+
+
+def test_the_command_says_that_a_run_was_begun_with_other_code(tmp_path, capsys):
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    old = tmp_path / "runs" / "tiny-0123456789abcdef"
+    _claim(old, _plan(nb, {}) | dict(hash="0123456789abcdef"))
+    (old / "log.txt").touch()
+    main(["run", str(nb), "--out", str(tmp_path / "runs")])
+    assert f"add --resume-as {old}" in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_does_not_become_a_run(tmp_path):
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    _claim(tmp_path / "runs" / "one", _plan(nb, {}))
+    with pytest.raises(ValueError, match="name a folder of its own for this one"):
+        run_experiment(nb, tmp_path / "runs")
+
+
+def test_parameters_may_be_called_name_and_threads(tmp_path, capsys):
+    lines = "name = 'a'  # such as 'b'\nthreads = 3  # of yarn\nresume_as = 1  # no"
+    nb = notebook(tmp_path / "tiny.ipynb", "print(name, threads)", parameters=lines)
+    words = [f"-p{p}" for p in ("name=b", "threads=4", "resume_as=2")]
+    main(["run", str(nb), *words, "--out", str(tmp_path / "runs")])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert "b 4" in (folder / "tiny.ipynb").read_text()
+    assert json.loads((folder / "run.json").read_text())["given"]["threads"] == 4
+
+
+@pytest.mark.parametrize("metadata", [{}, dict(kernelspec=dict(name="nobody-s"))])
+def test_a_notebook_without_a_kernel_runs(tmp_path, metadata):
+    nb = notebook(tmp_path / "tiny.ipynb", "import sys; print(sys.executable)")
+    content = json.loads(nb.read_text())
+    if metadata:
+        metadata["kernelspec"] |= dict(display_name="x", language="python")
+    nb.write_text(json.dumps(content | dict(metadata=metadata)))
+    executed = run_experiment(nb, tmp_path / "run")
+    assert json.dumps(sys.executable)[1:-1] in executed.read_text()
+
+
+def test_a_kernel_of_another_python_or_language_is_one_sentence(
+    tmp_path, monkeypatch
+):
+    spec = tmp_path / "jupyter" / "kernels" / "other"
+    spec.mkdir(parents=True)
+    argv = ["/opt/other/bin/python", "-m", "ipykernel_launcher"]
+    kernel = dict(argv=argv, display_name="Other", language="python")
+    (spec / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    content = json.loads(nb.read_text())
+    for metadata, says in [
+        (
+            dict(kernelspec=dict(name="other", language="python")),
+            "asks for the kernel 'other', which is /opt/other/bin/python; masktune is",
+        ),
+        (dict(kernelspec=dict(name="ir", language="R")), "is a notebook in R"),
+        (dict(language_info=dict(name="julia")), "is a notebook in julia"),
+    ]:
+        nb.write_text(json.dumps(content | dict(metadata=metadata)))
+        os.utime(nb, ns=(time.time_ns(), time.time_ns()))
+        with pytest.raises(ValueError, match=re.escape(says)):
+            run_experiment(nb, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_users_own_python3_kernel_is_not_asked(tmp_path, monkeypatch):
+    "A kernel called python3 that is another Python, as conda installs for a user"
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    kernel = dict(argv=["/bin/false"], display_name="Python 3", language="python")
+    (spec / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    assert is_finished(run_experiment(nb, tmp_path / "run").parent)
+
+
+def test_a_full_disk_in_a_cell_is_one_sentence(tmp_path):
+    cell = "import os; raise OSError(28, os.strerror(28), 'a/checkpoint.pt')"
+    nb = notebook(tmp_path / "tiny.ipynb", cell)
+    with pytest.raises(RuntimeError, match="run can't be written: No space left"):
+        run_experiment(nb, tmp_path / "run")
+
+
+SHAPES = ["{}", "[]", "3", "null", '"text"', '{"a": 1}', "{", "\x00", "[" * 9999]
+
+
+@pytest.mark.parametrize("file", ["run.json", "finished.json", "config.json"])
+def test_a_file_of_another_shape_hides_no_other_run(tmp_path, capsys, file):
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    good = run_experiment(nb, tmp_path / "runs" / "good", seed=1).parent
+    for i, text in enumerate(SHAPES):
+        bad = tmp_path / "runs" / f"bad-{i}"
+        shutil.copytree(good, bad)
+        (bad / file).write_text(text)
+        main(["status", str(tmp_path / "runs")])
+        said = capsys.readouterr().out
+        assert re.search(r"\| good +\| tiny .*\| finished", said)
+        state = "finished" if file == "config.json" else "damaged"
+        assert re.search(rf"\| bad-{i} .*\| {state}", said), said
+        if file != "config.json":
+            with pytest.raises(
+                SystemExit, match=f"{bad}/{file} is damaged: delete it"
+            ):
+                main(["reproduce", str(bad), "--out", str(tmp_path / "again")])
+        main(["table", str(tmp_path / "runs"), "--metric", "accuracy"])
+        assert "| ERM" in capsys.readouterr().out
+        shutil.rmtree(bad)
+
+
+def test_a_damaged_run_is_named_with_what_to_do(tmp_path, capsys):
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    words = ["sweep", str(nb), "-g", "seed=0,1", "--out", str(tmp_path / "runs")]
+    main(words)
+    hurt = sorted((tmp_path / "runs").iterdir())[0]
+    for damage, says in [
+        (
+            "{}",
+            f"{hurt}/finished.json is damaged: delete it and start the run again",
+        ),
+        ("metrics", f"metrics.parquet in {hurt} is not as it was written: delete"),
+    ]:
+        whole = (hurt / "finished.json").read_text()
+        if damage == "{}":
+            (hurt / "finished.json").write_text(damage)
+        else:
+            (hurt / "metrics.parquet").write_bytes(b"PAR1")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as e:
+            main(words)
+        said = capsys.readouterr().out
+        assert e.value.code == 1 and says in said
+        assert "1 of them finished, 0 to do, 1 damaged" in said
+        with pytest.raises(ValueError, match=re.escape(says)):
+            resume_run(hurt)
+        (hurt / "finished.json").write_text(whole)

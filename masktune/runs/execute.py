@@ -15,25 +15,15 @@ from pathlib import Path
 
 from ..core.files import atomic_write, resolve_path
 from ..core.progress import ResumableTimer
-from ..core.validation import check_count
 from .locks import _RunLock
-from .parameters import _checked_parameters, _fixed_parameters
-from .parameters import _notebook, _package_folder, _parameters
+from .parameters import _check_workers, _checked_parameters
+from .parameters import _fixed_parameters, _notebook, _package_folder
+from .parameters import _parameters
 from .record import _damage, _last_line, _read_json, _read_plan
 from .record import _write_json, _writing, is_finished, run_hash
 from .report import render_report
 
 # %% ../../nbs/runs/04_execute.ipynb #2390919e
-_MANY = 1024  # more threads or workers than any machine has use for
-
-
-def _check_workers(name, value):
-    "Raise a `ValueError` unless a number of threads or workers is None or makes sense."
-    if value is not None and check_count(name, value) > _MANY:
-        raise ValueError(f"{name}={value} must be {_MANY} at most.")
-    return value
-
-
 def _plan(name, given, threads=None) -> dict:
     "What is asked for, checked; nothing is written."
     import torch
@@ -139,12 +129,13 @@ class _LogFollower(threading.Thread):
         super().__init__(daemon=True)
         self.log, self.done = log, threading.Event()
         self.terminal = sys.stderr.isatty()
+        self.quiet = os.environ.get("MASKTUNE_LOG") == os.devnull
 
     def run(self):
         shown, last = "", -10.0
         while not self.done.wait(0.5):
             line = _last_line(self.log)
-            if line in ("", shown):
+            if line in ("", shown) or self.quiet:
                 continue
             if not self.terminal and time.monotonic() - last < 10:
                 continue
@@ -186,7 +177,7 @@ def _import_this() -> str:
     "Python code that imports the masktune of this process."
     return _IMPORT_THIS.format(home=str(_package_folder().parent))
 
-
+# %% ../../nbs/runs/04_execute.ipynb #9d400021
 def _kernel_manager(started):
     "A manager of kernels that are this Python and masktune; `started(pid)` is called for each."
     from jupyter_client.kernelspec import KernelSpec
@@ -230,7 +221,7 @@ def _run_notebook(plan, executed, out, log, started):
             kernel_manager_class=_kernel_manager(started),
         )
 
-
+# %% ../../nbs/runs/04_execute.ipynb #9d400025
 def _sentence(error, folder) -> str:
     "What went wrong in a notebook, in one sentence."
     from nbclient.exceptions import DeadKernelError
@@ -271,7 +262,7 @@ def _finish(folder, plan, executed, minutes):
     _write_json(folder, "finished.json", **finished)
     (folder / "minutes.json").unlink(missing_ok=True)
 
-
+# %% ../../nbs/runs/04_execute.ipynb #9d400028
 def _execute(folder, plan, lock):
     "Execute a claimed run; an error in the notebook is a `RuntimeError` of one sentence."
     from papermill.exceptions import PapermillExecutionError

@@ -75,6 +75,17 @@ def _take_part(given, folder, threads):
         _run_notebook(plan, executed, folder, os.devnull, lambda pid: None)
 
 # %% ../../nbs/runs/21_fit.ipynb #af32f4dc
+def _fit(images, folder, given, threads) -> pd.DataFrame:
+    "Run own_folder with these parameters, or take part in that."
+    if _rank() > 0:
+        _take_part(given, folder, threads)
+        return pd.DataFrame()
+    _claim(folder, _plan("own_folder", given, threads))
+    _check_listing(folder, images)
+    run_experiment("own_folder", folder, threads, **given)
+    return pd.read_csv(folder / "table.csv")
+
+# %% ../../nbs/runs/21_fit.ipynb #9e210018
 def fit_folder(
     photos: str | Path,  # one folder per class
     out: str
@@ -110,10 +121,4 @@ def fit_folder(
         device=device,
         skip_broken=skip_broken,
     )
-    if _rank() > 0:
-        _take_part(given, folder, threads)
-        return pd.DataFrame()
-    _claim(folder, _plan("own_folder", given, threads))
-    _check_listing(folder, images)
-    run_experiment("own_folder", folder, threads, **given)
-    return pd.read_csv(folder / "table.csv")
+    return _fit(images, folder, given, threads)

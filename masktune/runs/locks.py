@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 # %% ../../nbs/runs/01_locks.ipynb #28407a6e
 _SILENT = 600  # seconds without a heartbeat after which a lock is dead
@@ -82,10 +83,10 @@ def _lock_content(lock) -> dict:
         content = json.loads(lock.read_text())
     except (ValueError, RecursionError):
         return unknown
-    return content if isinstance(content, dict) else unknown
+    return unknown | content if isinstance(content, dict) else unknown
 
 # %% ../../nbs/runs/01_locks.ipynb #5b9f1a90
-def _holder_on_this_host(content) -> dict | None | bool:
+def _holder_on_this_host(content) -> dict | None | Literal[False]:
     "Who holds a lock of this host; None if all are gone, False if that can't be decided."
     undecided = False
     for process in (content, content.get("kernel")):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.validation import check_choice, check_fraction
+from ..core.validation import check_choice, check_count, check_fraction
 
 # %% ../../nbs/runs/00_parameters.ipynb #ad69121b
 def _package_folder() -> Path:
@@ -113,7 +113,7 @@ def _check_kernel(path):
 
 # %% ../../nbs/runs/00_parameters.ipynb #0a837030
 _TYPES = {t.__name__: t for t in (bool, int, float, str, list, dict)}
-_TYPE_WORDS = {
+_TYPE_WORDS: dict[type | None, str] = {
     bool: "True or False",
     int: "a whole number",
     float: "a number",
@@ -153,7 +153,7 @@ def _survives_json(value):
     except (TypeError, ValueError, RecursionError):
         return False
 
-
+# %% ../../nbs/runs/00_parameters.ipynb #5b0c7f22
 class _ParameterChecks:
     "How a `_Parameter` checks a value."
 
@@ -328,3 +328,13 @@ def _checked_parameters(name, given: dict) -> dict:
         for k, p in known.items()
         if k != "out"
     }
+
+# %% ../../nbs/runs/00_parameters.ipynb #5b0c7f32
+_MANY = 1024  # more threads or workers than any machine has use for
+
+
+def _check_workers(name, value) -> int | None:
+    "Raise a `ValueError` unless a number of threads or workers is None or makes sense."
+    if value is not None and check_count(name, value) > _MANY:
+        raise ValueError(f"{name}={value} must be {_MANY} at most.")
+    return value

@@ -24,7 +24,7 @@ _NO_NUMBERS = {  # modules that no number of a run depends on
         f"runs/{m}.py"
         for m in (
             "stored results selection statistics rendering tables published overview "
-            "status slurm sweep reproduce fit cli"
+            "status slurm sweep reproduce fit errors cli"
         ).split()
     ),
 }
@@ -110,9 +110,11 @@ _PLAN = dict(experiment=str, notebook=str, hash=str, given=dict, parameters=dict
 
 def _read_plan(folder) -> dict:
     "What a run was asked for with; {} if the folder holds no run."
-    plan = _read_json(folder / "run.json")
-    if plan and not all(isinstance(plan.get(k), t) for k, t in _PLAN.items()):
-        raise _damaged(folder / "run.json")
+    path = folder / "run.json"
+    plan = _read_json(path)
+    whole = all(isinstance(plan.get(k), t) for k, t in _PLAN.items())
+    if not whole and path.exists():
+        raise _damaged(path)
     return plan
 
 # %% ../../nbs/runs/02_record.ipynb #7b2f000f

@@ -128,7 +128,7 @@ def _notebook_html(nb):
     exporter.register_filter("markdown2html", jinja2.pass_context(markdown2html))
     return exporter.from_notebook_node(nb)[0]
 
-
+# %% ../../nbs/runs/03_report.ipynb #8c300014
 def render_report(
     notebook: str | Path,  # an executed notebook
     made: dict | None = None,  # what to say about how it was made

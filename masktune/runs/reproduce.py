@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core.files import resolve_path
 from .execute import _claim, _plan, resume_run
-from .record import _damage, _read_json, _read_plan, is_finished
+from .record import _finished_record, _read_json, _read_plan
 
 # %% ../../nbs/runs/20_reproduce.ipynb #9630056f
 def _stored_table(path) -> pd.DataFrame | None:
@@ -69,9 +69,7 @@ def _finished_run(folder) -> tuple[dict, dict]:
     names = ("metrics.parquet", "predictions.parquet")
     tables = {n: _stored_table(folder / n) for n in names}
     tables = {n: table for n, table in tables.items() if table is not None}
-    if damage := _damage(folder) if not tables else "":
-        raise ValueError(damage)
-    if not (folder / "finished.json").exists():
+    if _finished_record(folder) is None:
         raise ValueError(
             f"{folder} is not finished: there is nothing to compare with."
         )
@@ -82,7 +80,7 @@ def _finished_run(folder) -> tuple[dict, dict]:
         )
     return plan, tables
 
-
+# %% ../../nbs/runs/20_reproduce.ipynb #9e110012
 def _environment(folder) -> dict:
     found = _read_json(folder / "config.json").get("environment")
     return found if isinstance(found, dict) else {}

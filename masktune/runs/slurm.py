@@ -68,7 +68,7 @@ def _executor(folders, home, workers, threads, options):
         raise ValueError(f"submitit refuses an option of slurm: {e}") from None
     return executor
 
-
+# %% ../../nbs/runs/18_slurm.ipynb #9e90000c
 def _link_logs(folder, paths):
     "Link Slurm's logs of a run into its folder."
     for name, log in (("slurm.out", paths.stdout), ("slurm.err", paths.stderr)):

@@ -22,9 +22,9 @@ import pandas as pd
 
 from ..core.files import resolve_path
 from ..core.validation import check_choice
-from .execute import _check_workers, _claim, _import_this, _plan
-from .execute import resume_run
+from .execute import _claim, _import_this, _plan, resume_run
 from .locks import lock_owner
+from .parameters import _check_workers
 from .record import _damage, is_finished
 from .slurm import _not_queued, _submit
 from .status import run_status
@@ -107,8 +107,7 @@ class _Pool:
                 continue  # by another sweep
             gpu = self.slots.pop(0)
             receiver, sender = self.context.Pipe(False)
-            arguments = (folder, gpu, sender)
-            process = self.context.Process(target=_work, args=arguments)
+            process = self.context.Process(target=_work, args=(folder, gpu, sender))
             process.start()
             sender.close()
             self.running[process.sentinel] = process, folder, gpu, receiver
@@ -117,14 +116,12 @@ class _Pool:
         process, folder, gpu, receiver = self.running.pop(ended)
         self.slots.append(gpu)
         process.join()
-        try:
+        message = f"its process was killed (exit code {process.exitcode})"
+        with contextlib.suppress(EOFError):
             message = receiver.recv() or "finished"
-        except EOFError:
-            code = process.exitcode
-            message = f"its process was killed (exit code {code}); started again it goes on"
         print(f"{folder.name}: {message}", flush=True)
 
-
+# %% ../../nbs/runs/19_sweep.ipynb #9e100012
 def _pool():
     "The main function of the pool's process; its input is a line of JSON."
     import nbconvert, papermill  # noqa: F401  once, not in every process it forks
@@ -228,7 +225,7 @@ def _announce(folders, home) -> list[Path]:
         print(damage)
     return todo
 
-
+# %% ../../nbs/runs/19_sweep.ipynb #9e100015
 def sweep(
     name: str | Path,  # an experiment, or the path of a notebook
     grid: dict,  # parameter -> list of values; every combination is a run
@@ -244,7 +241,7 @@ def sweep(
     slurm: dict
     | None = None,  # options of submitit's AutoExecutor: timeout_min, gpus_per_node, slurm_partition, ...
 ) -> pd.DataFrame:  # `run_status` of these runs
-    "Run an experiment once for each combination; what is finished is left out, and a failed run stops no other."
+    "Run an experiment once for each combination; finished runs are left out, a failed one stops no other."
     check_choice("on", on, ("local", "slurm"))
     _check_workers("workers", workers)
     slots = _check_gpus(gpus) or [None]
