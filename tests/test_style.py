@@ -27,6 +27,7 @@ FLOORS = [
     "training",
     "saliency",
     "methods",
+    "auditing",
     "runs",
 ]
 # `plots` draws plain arrays and imports core alone, but for these two, which look through networks
