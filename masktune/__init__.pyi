@@ -50,6 +50,7 @@ from .plots.images import overlay_heatmap as overlay_heatmap
 from .plots.charts import plot_bars as plot_bars
 from .plots.charts import plot_curves as plot_curves
 from .plots.browser import Browser as Browser
+from .auditing.audit import audit as audit
 from .runs.execute import run_experiment as run_experiment
 from .runs.fit import fit_folder as fit_folder
 from .runs.compare import compare_methods as compare_methods

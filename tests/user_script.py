@@ -74,6 +74,9 @@ def looking(net: Network, bench: Benchmark) -> None:
     table = results_table("runs", against="ERM")
     plot_bars(table.frame, ["mean"])
     Browser(bench.val, {"ERM": net}).page("class 0")
+    report = audit(net, bench.val, root="photos")
+    report.save_html("audit.html")
+    print(report.table)
 
 
 def running(root: Path) -> None:

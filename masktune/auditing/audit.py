@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['audit']
 
-# %% ../../nbs/auditing/09_audit.ipynb #03fe4700
-from pathlib import Path
+# %% ../../nbs/auditing/09_audit.ipynb #854d19cb
 from typing import Any
 
-import numpy as np
 import torch
 
 from .evidence import Evidence
 from .hiding import measure_faithfulness, measure_hiding
-from .places import measure_places
+from .places import measure_objects, measure_places
+from .reasons import measure_reasons
 from .report import AuditComparison, AuditReport
+from .slices import measure_features, measure_slices
 from .surface import describe_files, describe_images
 from .surface import measure_duplicates, measure_surface
 from .transplant import measure_transplants
@@ -24,16 +24,16 @@ from ..core.distributed import resolve_device
 from ..core.random import make_generator
 from ..data.split import Split
 from ..evaluation.metrics import predict
+from ..methods.heads import extract_features
 from ..models.network import Network
 from ..models.wrap import wrap
-from ..models.zoo import load_model
 from ..saliency.maps import compute_maps
 
-# %% ../../nbs/auditing/09_audit.ipynb #7f99ce28
-def _draw_images(split: Split, n: int | None, seed: int) -> Split:
-    "`n` random images, evenly over the classes as far as these have enough."
+# %% ../../nbs/auditing/09_audit.ipynb #79770852
+def _draw_places(split: Split, n: int | None, seed: int) -> torch.Tensor:
+    "Places of `n` random images, evenly over the classes as far as these have enough."
     if n is None or len(split) <= n:
-        return split
+        return torch.arange(len(split))
     order = torch.randperm(len(split), generator=make_generator(seed, "audit"))
     turn = torch.zeros(
         len(split), dtype=torch.long
@@ -42,7 +42,12 @@ def _draw_images(split: Split, n: int | None, seed: int) -> Split:
         members = order[split.labels[order] == k]
         turn[members] = torch.arange(len(members))
     first = order[turn[order].argsort(stable=True)][:n]
-    return split.subset(first.sort().values)
+    return first.sort().values
+
+
+def _draw_images(split: Split, n: int | None, seed: int) -> Split:
+    "`n` random images, evenly over the classes as far as these have enough."
+    return split.subset(_draw_places(split, n, seed))
 
 # %% ../../nbs/auditing/09_audit.ipynb #da26e642
 def _checked_network(model, split: Split, device) -> Network:
@@ -72,7 +77,7 @@ def _check_split(split: Any) -> Split:
         raise ValueError("an audit needs images of at least two classes.")
     return split
 
-# %% ../../nbs/auditing/09_audit.ipynb #8385a465
+# %% ../../nbs/auditing/09_audit.ipynb #3b3a924f
 def _without_network(
     split: Split, root, train: Split | None, seed: int
 ) -> list[Evidence]:
@@ -86,25 +91,27 @@ def _without_network(
     return found
 
 
-def _of_network(
-    net: Network, split: Split, n_std: float, seed: int
-) -> list[Evidence]:
-    "Where the network looks, whether it matters, and what carries the answer."
-    maps = compute_maps(net, split)
-    predicted = predict(net, split).predicted
+def _of_network(net: Network, split: Split, region, n_std, seed) -> list[Evidence]:
+    "Where the network looks, whether it matters, what carries the answer, and who suffers."
+    maps, answers = compute_maps(net, split), predict(net, split)
     found = measure_places(maps, split, seed)
     found.append(measure_hiding(net, split, maps, n_std, seed))
     few = _draw_images(split, 200, seed)
     found.append(measure_faithfulness(net, few, compute_maps(net, few), seed))
-    return found + measure_transplants(net, split, maps, predicted, n_std, seed)
+    found += measure_transplants(net, split, maps, answers.predicted, n_std, seed)
+    found.append(measure_reasons(maps, split, seed))
+    pooled = extract_features(net, split).values
+    found.append(measure_slices(split, answers, pooled, seed))
+    found.append(measure_features(net, split, answers))
+    return found + ([] if region is None else measure_objects(maps, region))
 
-# %% ../../nbs/auditing/09_audit.ipynb #505fc60f
-def _audit_network(model, split, shared, name, n_std, seed, device) -> AuditReport:
+# %% ../../nbs/auditing/09_audit.ipynb #65757f74
+def _audit_network(net, split, shared, region, n_std, seed, name) -> AuditReport:
+    "The shared evidence and that of one network, as a report."
     evidence = list(shared)
-    if model is None:
+    if net is None:
         return AuditReport(name, evidence, None, len(split))
-    net = _checked_network(model, split, device)
-    evidence += _of_network(net, split, n_std, seed)
+    evidence += _of_network(net, split, region, n_std, seed)
     return AuditReport(name, evidence, reach_verdict(evidence), len(split))
 
 
@@ -112,6 +119,8 @@ def audit(
     *networks_and_split,  # (net, split), (before, after, split), or (split,) for the images alone
     root=None,  # folder of the image files: their sizes, dates and names are looked at too
     train: Split | None = None,  # training images, to count near-duplicates
+    masks: torch.Tensor
+    | None = None,  # bool N×H×W: where the object is in each image
     n: int | None = 1000,  # images to look at; None: all
     n_std: float = 2.0,  # hot is what exceeds mean + n_std standard deviations of a map
     seed: int = 0,  # of everything that is drawn
@@ -126,11 +135,14 @@ def audit(
             "audit takes (net, split), (before, after, split), or (split)."
         )
     *networks, split = networks_and_split
-    images = _draw_images(_check_split(split), n, seed)
+    nets = [_checked_network(net, _check_split(split), device) for net in networks]
+    chosen = _draw_places(_check_split(split), n, seed)
+    images = split.subset(chosen)
+    region = None if masks is None else torch.as_tensor(masks)[chosen].bool()
     shared = _without_network(images, root, train, seed)
     names = ("before", "after") if len(networks) == 2 else ("the network",)
     reports = [
-        _audit_network(net, images, shared, f"Audit of {name}", n_std, seed, device)
-        for net, name in zip(networks or [None], names)
+        _audit_network(net, images, shared, region, n_std, seed, f"Audit of {name}")
+        for net, name in zip(nets or [None], names)
     ]
     return reports[0] if len(reports) == 1 else AuditComparison(*reports)

@@ -24,7 +24,7 @@ from .evidence import Evidence
 from ..core.files import resolve_path
 from ..data.split import Split
 
-# %% ../../nbs/auditing/01_surface.ipynb #cdec73ff
+# %% ../../nbs/auditing/01_surface.ipynb #c3b44804
 def _describe_light(x: torch.Tensor) -> dict[str, torch.Tensor]:
     "Brightness, contrast, colours and sharpness of N×C×H×W images."
     grey = x.mean(1)
@@ -42,6 +42,21 @@ def _describe_light(x: torch.Tensor) -> dict[str, torch.Tensor]:
         "colours": torch.cat(colors, 1),
         "sharpness": torch.stack([*edges, fine], 1),
     }
+
+
+def _describe_texture(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    "Log amplitudes of the Fourier transform in six rings of four directions, for N×C×H×W images."
+    grey = x.mean(1)
+    size = grey.shape[1:]
+    flat = grey - grey.mean((1, 2), keepdim=True)
+    amplitudes = torch.fft.rfft2(flat).abs().log1p().flatten(1)
+    down, right = torch.fft.fftfreq(size[0]), torch.fft.rfftfreq(size[1])
+    radius = (down[:, None] ** 2 + right**2).sqrt()
+    angle = torch.atan2(down[:, None], right[None]) / torch.pi + 0.5
+    ring = (12 * radius).long().clamp(max=5)
+    sector = (4 * angle).long().clamp(max=3)
+    member = F.one_hot((4 * ring + sector).flatten(), 24).float()
+    return {"texture": amplitudes @ member / member.sum(0).clamp(min=1)}
 
 
 def _describe_layout(x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -67,9 +82,9 @@ def _describe_layout(x: torch.Tensor) -> dict[str, torch.Tensor]:
 def describe_images(
     split: Split, batch_size: int = 256
 ) -> dict[str, np.ndarray]:  # family -> N×d numbers
-    "Brightness, contrast, colours, sharpness, borders, corners and an 8×8 thumbnail of every image."
+    "Brightness, contrast, colours, sharpness, texture, borders, corners and a thumbnail of every image."
     parts = [
-        _describe_light(b.x) | _describe_layout(b.x)
+        _describe_light(b.x) | _describe_texture(b.x) | _describe_layout(b.x)
         for b in split.batches(batch_size)
     ]
     return {name: torch.cat([p[name] for p in parts]).numpy() for name in parts[0]}
@@ -109,7 +124,7 @@ def describe_files(
     found = {name: numbers[:, columns] for name, columns in families.items()}
     return found | {"file name": np.array([_name_numbers(i) for i in ids])}
 
-# %% ../../nbs/auditing/01_surface.ipynb #88d69d35
+# %% ../../nbs/auditing/01_surface.ipynb #9c2b59cb
 def _cross_validated(
     numbers: np.ndarray,  # N×d
     labels: np.ndarray,  # N
@@ -119,7 +134,9 @@ def _cross_validated(
     forest = ExtraTreesClassifier(
         50, min_samples_leaf=3, class_weight="balanced", random_state=seed
     )
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    smallest = np.bincount(labels)[np.unique(labels)].min()
+    n_folds = max(2, min(5, int(smallest)))
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class with fewer images than folds
         return cross_val_predict(forest, numbers, labels, cv=folds)
@@ -145,6 +162,11 @@ def measure_surface(
 ) -> list[Evidence]:
     "For each family of numbers, how well it alone predicts the class."
     labels, found = np.asarray(labels), []
+    several = (
+        np.bincount(labels)[labels] > 1
+    )  # a class of one image cannot be divided
+    labels = labels[several]
+    families = {name: numbers[several] for name, numbers in families.items()}
     shuffled = np.random.default_rng(seed).permutation(labels)
     for name, numbers in families.items():
         answers = _cross_validated(numbers, labels, seed)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'Pairs', 'draw_pairs', 'turned_answers', 'measure_transplants']
 
-# %% ../../nbs/auditing/04_transplant.ipynb #2af40f82
+# %% ../../nbs/auditing/04_transplant.ipynb #f6522ac3
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,13 +15,14 @@ import torch
 from matplotlib.figure import Figure
 
 from .evidence import Evidence, paired_interval
+from .hiding import hot_masks
 from ..core.random import make_generator
 from ..data.split import Split
 from ..models.network import eval_mode
 from ..models.wrap import wrap
 from ..plots.images import plot_rows
 from ..saliency.maps import SaliencyMaps
-from ..saliency.masking import relocate_masks, threshold_maps
+from ..saliency.masking import relocate_masks
 
 # %% ../../nbs/auditing/04_transplant.ipynb #7ef8810c
 @dataclass(eq=False)
@@ -151,7 +152,7 @@ def _edits(part: str, hot: torch.Tensor, moved: torch.Tensor, size) -> list[tupl
         (lambda x, s, at: _paste(x, s, mask), giver) for giver in ("donor", "peer")
     ]
 
-# %% ../../nbs/auditing/04_transplant.ipynb #d69fbb6f
+# %% ../../nbs/auditing/04_transplant.ipynb #3a6275fb
 def measure_transplants(
     model,  # a trained network
     split: Split,  # the images of the maps
@@ -162,7 +163,7 @@ def measure_transplants(
 ) -> list[Evidence]:
     "How often each part of an image carries the answer into images of other classes."
     pairs, size = draw_pairs(predicted, seed=seed), split.image_size
-    masks = threshold_maps(maps.values, size, n_std)
+    masks = hot_masks(maps, n_std)
     draw = make_generator(seed, "transplant elsewhere")
     hot = masks[pairs.donor] | masks[pairs.recipient]
     moved, found = relocate_masks(hot, draw), []
