@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit']
 
-# %% ../../nbs/auditing/09_audit.ipynb #854d19cb
+# %% ../../nbs/auditing/09_audit.ipynb #bebb6f48
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ from .verdict import reach_verdict
 from ..core.distributed import resolve_device
 from ..core.random import make_generator
 from ..data.split import Split
+from ..evaluation.features import extract_features
 from ..evaluation.metrics import predict
-from ..methods.heads import extract_features
 from ..models.network import Network
 from ..models.wrap import wrap
 from ..saliency.maps import compute_maps
@@ -77,7 +77,7 @@ def _check_split(split: Any) -> Split:
         raise ValueError("an audit needs images of at least two classes.")
     return split
 
-# %% ../../nbs/auditing/09_audit.ipynb #3b3a924f
+# %% ../../nbs/auditing/09_audit.ipynb #8b381343
 def _without_network(
     split: Split, root, train: Split | None, seed: int
 ) -> list[Evidence]:
@@ -98,7 +98,10 @@ def _of_network(net: Network, split: Split, region, n_std, seed) -> list[Evidenc
     found.append(measure_hiding(net, split, maps, n_std, seed))
     few = _draw_images(split, 200, seed)
     found.append(measure_faithfulness(net, few, compute_maps(net, few), seed))
-    found += measure_transplants(net, split, maps, answers.predicted, n_std, seed)
+    if len(answers.predicted.unique()) > 1:
+        found += measure_transplants(
+            net, split, maps, answers.predicted, n_std, seed
+        )
     found.append(measure_reasons(maps, split, seed))
     pooled = extract_features(net, split).values
     found.append(measure_slices(split, answers, pooled, seed))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load_network', 'read_masks', 'audit_folder']
 
-# %% ../../nbs/auditing/10_folder.ipynb #09adc0c7
+# %% ../../nbs/auditing/10_folder.ipynb #af051397
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..methods.annotations import candidate_features
 from ..models.network import Network
 from ..models.zoo import create_model, load_model
 
-# %% ../../nbs/auditing/10_folder.ipynb #86f72ab2
+# %% ../../nbs/auditing/10_folder.ipynb #8acb7cd1
 def load_network(
     n_classes: int,  # how many classes the images have
     model: str | Path | None = None,  # file that masktune saved, or a state dict
@@ -42,7 +42,7 @@ def load_network(
     net.untrained = False
     return net
 
-# %% ../../nbs/auditing/10_folder.ipynb #95db8cde
+# %% ../../nbs/auditing/10_folder.ipynb #3f3a75ea
 def read_masks(
     root,  # folder laid out as the images
     split: Split,  # the images, read from a folder
@@ -61,7 +61,7 @@ def read_masks(
     masks = torch.from_numpy(np.stack([load_image(f, size) for f in files]))
     return masks.amax(3) > 127
 
-# %% ../../nbs/auditing/10_folder.ipynb #6d7db648
+# %% ../../nbs/auditing/10_folder.ipynb #6967e86e
 def audit_folder(
     photos: str | Path,  # folder with one folder of images for each class
     out: str | Path = "runs/audit",  # where the page and the numbers go

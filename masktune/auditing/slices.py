@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['worst_slice', 'measure_slices', 'measure_features']
 
-# %% ../../nbs/auditing/06_slices.ipynb #fafed500
+# %% ../../nbs/auditing/06_slices.ipynb #21884340
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -15,14 +15,14 @@ from sklearn.decomposition import PCA
 from .evidence import Evidence, wilson_interval
 from ..core.random import make_generator
 from ..data.split import Split
+from ..evaluation.features import extract_features
 from ..evaluation.metrics import Predictions, predict
 from ..methods.annotations import candidate_features
-from ..methods.heads import extract_features
 from ..methods.spuriosity import Ranking, spuriosity_scores, spurious_gap
 from ..plots.images import plot_grid
 from ..plots.sheets import plot_feature_sheet
 
-# %% ../../nbs/auditing/06_slices.ipynb #37a7d59a
+# %% ../../nbs/auditing/06_slices.ipynb #fb982a7b
 def _assign_slices(
     values: np.ndarray,  # N×D pooled features
     labels: np.ndarray,  # N classes
@@ -67,6 +67,8 @@ def worst_slice(
         for s in np.unique(slices)
         if (first & (slices == s)).sum() >= 5 and (~first & (slices == s)).any()
     }
+    if not rates:  # too few images to divide: all of them are one slice
+        return np.ones(len(slices), dtype=bool), ~first
     worst = min(rates, key=lambda s: rates[s])
     return slices == worst, ~first
 

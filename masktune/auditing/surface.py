@@ -124,7 +124,7 @@ def describe_files(
     found = {name: numbers[:, columns] for name, columns in families.items()}
     return found | {"file name": np.array([_name_numbers(i) for i in ids])}
 
-# %% ../../nbs/auditing/01_surface.ipynb #9c2b59cb
+# %% ../../nbs/auditing/01_surface.ipynb #0594f098
 def _cross_validated(
     numbers: np.ndarray,  # N×d
     labels: np.ndarray,  # N
@@ -132,7 +132,7 @@ def _cross_validated(
 ) -> np.ndarray:  # N predicted labels
     "Out-of-fold predictions of a small forest."
     forest = ExtraTreesClassifier(
-        50, min_samples_leaf=3, class_weight="balanced", random_state=seed
+        30, min_samples_leaf=3, class_weight="balanced", random_state=seed
     )
     smallest = np.bincount(labels)[np.unique(labels)].min()
     n_folds = max(2, min(5, int(smallest)))

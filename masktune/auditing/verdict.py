@@ -84,7 +84,7 @@ _ADVICE = {
     "the spurious features and use a head method (SpuriosityRanking, DFR where groups are known).",
 }
 
-# %% ../../nbs/auditing/07_verdict.ipynb #4c3619f9
+# %% ../../nbs/auditing/07_verdict.ipynb #711ba19f
 @dataclass
 class Verdict:
     "What the evidence amounts to."
@@ -141,6 +141,11 @@ def reach_verdict(
 ) -> Verdict:
     "The verdict that the printed rules reach. Raises a `ValueError` without transplants."
     excesses = transplant_excesses(evidence)
+    if not excesses and _find(evidence, "hiding"):
+        why = "The network gives the same answer to every image, so nothing can be transplanted."
+        return Verdict(
+            "no sign", None, "nowhere", "unclear", why, "Train it first."
+        )
     if not excesses:
         raise ValueError(
             "a verdict needs transplants: audit a network, not a folder alone."
