@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from masktune.core.files import fingerprint
+from masktune.data.resize import resize_like
 from masktune.data.split import Split
 from masktune.evaluation.metrics import evaluate, predict
 from masktune.methods.erm import ERM
@@ -141,8 +142,9 @@ def test_one_logit_is_two_classes_everywhere(end):
     assert torch.allclose(
         predict(fitted, x).probabilities[:, 1].float(), y, atol=1e-5
     )
+    head = nn.utils.skip_init(nn.Linear, 4, 1)
     with pytest.raises(ValueError, match="has one output"):
-        Network(nn.Identity(), nn.Identity(), nn.Linear(4, 1))
+        Network(nn.Identity(), nn.Identity(), head)
 
 
 def test_the_number_of_classes_is_checked():
@@ -423,5 +425,6 @@ def test_preprocessing_is_read():
     assert tuple(model.mean.flatten().tolist()) == pytest.approx(
         net.default_cfg["mean"]
     )
+    assert resize_like(model).crop_share == net.default_cfg["crop_pct"]
     with pytest.raises(ValueError, match="does not say how images are normalised"):
         wrap(small(), size=24, processor="own")

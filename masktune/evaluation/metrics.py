@@ -14,7 +14,7 @@ import torch
 
 from ..core.distributed import distributed_state, rank_and_world_size
 from ..data.split import Split
-from ..models.network import check_classes, eval_mode
+from ..models.network import check_outputs, eval_mode
 from ..models.wrap import as_network
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #bab62c7c
@@ -157,7 +157,7 @@ def predict(
     if isinstance(images, torch.Tensor):
         parts = (_network_input(x.to(net.device)) for x in images.split(batch_size))
         return Predictions(_finite(torch.cat(_logits(net, parts))))
-    check_classes(net.n_classes, images, extra=1)
+    check_outputs(net.n_classes, images, extra=1)
     shard = rank_and_world_size()
     batches = images.batches(batch_size, device=net.device, shard=shard)
     parts = ((transform(b) if transform else b).x for b in batches)
@@ -319,5 +319,5 @@ def evaluate(
 ) -> Report:
     "How good `model` is, and for whom."
     predictions = predict(model, split, batch_size)
-    check_classes(predictions.logits.shape[1], split)
+    check_outputs(predictions.logits.shape[1], split)
     return group_report(predictions, train)

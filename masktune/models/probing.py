@@ -45,7 +45,7 @@ def _pair(size):
 
 def own_config(
     net: nn.Module,  # any network
-) -> dict:  # some of size (H, W), crop_pct, mean, std
+) -> dict:  # some of size (H, W), crop_pct, mean, std, interpolation, crop_mode
     "Read what timm's and transformers' networks say of the images they were trained on."
     found: dict = {}
     timm_config = getattr(net, "pretrained_cfg", None) or getattr(
@@ -54,7 +54,7 @@ def own_config(
     if isinstance(timm_config, Mapping):
         if timm_config.get("input_size"):
             found["size"] = _pair(timm_config["input_size"][1:])
-        for key in ("crop_pct", "mean", "std"):
+        for key in ("crop_pct", "mean", "std", "interpolation", "crop_mode"):
             if timm_config.get(key) is not None:
                 found[key] = timm_config[key]
     config = getattr(net, "config", None)

@@ -100,7 +100,7 @@ def _foreign_net(name, n_classes, pretrained):
     check_choice("network", name, [*_BUILDERS, *known, "timm/NAME"])
     weights = "DEFAULT" if pretrained else None
     net = torchvision.models.get_model(name, weights=weights)
-    return net, IMAGENET_STATS | dict(size=(224, 224))
+    return net, IMAGENET_STATS | dict(size=(224, 224), crop_pct=0.875)
 
 # %% ../../nbs/models/02_zoo.ipynb #c1ba54a0
 def _own_network(name, source, pretrained):
@@ -139,6 +139,8 @@ def create_model(
         if pretrained and mean is None:
             source |= dict(mean=known["mean"], std=known["std"])
         model = wrap(net, source["mean"], source["std"], known["size"], source)
+        if pretrained:
+            model.preprocessing = (model.preprocessing or {}) | known
         model.untrained = not pretrained or n_classes != 1000
         if model.n_classes != n_classes:
             model.head = nn.Linear(model.head.in_features, n_classes)

@@ -6,13 +6,10 @@
 __all__ = ['SaliencyMaps', 'SaliencyMasks', 'compute_maps']
 
 # %% ../../nbs/saliency/02_maps.ipynb #b6b93c1c
-import contextlib
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.fx.experimental.optimization import fuse
 
 from ..core.distributed import distributed_state, rank_and_world_size
 from ..core.files import atomic_write, fingerprint
@@ -20,8 +17,8 @@ from ..core.progress import Throttle, progress
 from ..core.validation import check_choice
 from ..data.split import Split
 from ..evaluation.metrics import gather_across_ranks
-from ..models.network import check_classes
-from ..models.wrap import as_network
+from ..models.network import check_outputs
+from ..models.wrap import as_network, inference_copy
 from .cam import _maps_and_logits
 from .masking import apply_mask, relocate_masks, threshold_maps
 from .masking import uncrop_mask
@@ -36,6 +33,12 @@ def _stale_error(path, what):
 
 class _Shown:
     "How maps are shown"
+
+    values: torch.Tensor
+    size: tuple[int, int]
+    made_from: dict
+    agreement: float | None
+    n_blank: int | property
 
     def _text(self):
         (h, w), (H, W) = self.values.shape[1:], self.size
@@ -105,27 +108,24 @@ class SaliencyMaps(_Shown):
         return cls(**kept)
 
 # %% ../../nbs/saliency/02_maps.ipynb #8b54a142
-class _Counted:
-    "How much masks hide"
+def _hidden_pixels(masks):
+    "int64 N: how many pixels of each image are hidden"
+    parts = torch.arange(len(masks)).split(1024)
+    return torch.cat([masks[part].flatten(1).sum(1) for part in parts])
 
-    def hidden_pixels(self) -> torch.Tensor:
-        "int64 N: how many pixels of each image are hidden"
-        parts = torch.arange(len(self)).split(1024)
-        return torch.cat([self[part].flatten(1).sum(1) for part in parts])
 
-    def masked_fraction(self) -> float:
-        "How much of an image is hidden, on average"
-        H, W = self.maps.size
-        return self.hidden_pixels().sum().item() / (len(self) * H * W)
+def _thresholded(maps, index, rule):
+    "bool N×H×W in the frame of the images, for maps of a whole image or of a view"
+    values, size, box = maps.values[index], maps.size, maps.box
+    if box is None:
+        return threshold_maps(values, size, **rule)
+    top, left, bottom, right = box
+    seen = threshold_maps(values, (bottom - top, right - left), **rule)
+    return uncrop_mask(seen, box, size)
 
-    @property
-    def n_blank(self) -> int:
-        "Number of images in which nothing is hidden"
-        return int((self.hidden_pixels() == 0).sum())
-
-# %% ../../nbs/saliency/02_maps.ipynb #febeb1e2
+# %% ../../nbs/saliency/02_maps.ipynb #7629eae8
 @dataclass(eq=False, repr=False)
-class SaliencyMasks(_Counted):
+class SaliencyMasks:
     "Masks that are made when they are asked for: `masks[index]` is a tensor of bools N×H×W, True = hidden."
 
     maps: SaliencyMaps  # where the network looked
@@ -141,13 +141,7 @@ class SaliencyMasks(_Counted):
         return len(self.maps)
 
     def __getitem__(self, index) -> torch.Tensor:
-        maps, size, box = self.maps.values[index], self.maps.size, self.maps.box
-        if box is None:
-            masks = threshold_maps(maps, size, **self.rule)
-        else:
-            top, left, bottom, right = box
-            masks = threshold_maps(maps, (bottom - top, right - left), **self.rule)
-            masks = uncrop_mask(masks, box, size)
+        masks = _thresholded(self.maps, index, self.rule)
         return masks | self.previous[index] if self.previous else masks
 
     def apply(self, x, index, moved: torch.Generator | None = None) -> torch.Tensor:
@@ -157,32 +151,25 @@ class SaliencyMasks(_Counted):
             masks = relocate_masks(masks, moved)
         return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
 
+    def hidden_pixels(self) -> torch.Tensor:
+        "Count the hidden pixels of each image: int64 N."
+        return _hidden_pixels(self)
+
+    def masked_fraction(self) -> float:
+        "How much of an image is hidden, on average"
+        H, W = self.maps.size
+        return self.hidden_pixels().sum().item() / (len(self) * H * W)
+
+    @property
+    def n_blank(self) -> int:
+        "Number of images in which nothing is hidden"
+        return int((self.hidden_pixels() == 0).sum())
+
     def __repr__(self) -> str:
         rule = "".join(f", {k}={v!r}" for k, v in self.rule.items())
         return f"SaliencyMasks({len(self):,} masks, fill={self.fill!r}{rule})"
 
 # %% ../../nbs/saliency/02_maps.ipynb #c7b7f030
-def _folded(model):
-    "A copy with batch norm folded into the convolutions, where torch.fx can read the backbone"
-    fast = copy.deepcopy(model).eval()
-    if not hasattr(fast.backbone, "cut"):
-        with contextlib.suppress(Exception):
-            fast.backbone = fuse(fast.backbone)
-    return fast
-
-
-def _inference_copy(model, x, method):
-    "The fastest copy of `model` that gives the same logits on the images `x`"
-    expected = _maps_and_logits(model, x, method)[1]
-    with contextlib.suppress(Exception):
-        fast = _folded(model).to(memory_format=torch.channels_last)
-        x = x.contiguous(memory_format=torch.channels_last)
-        got = _maps_and_logits(fast, x, method)[1]
-        if torch.allclose(got, expected, rtol=1e-3, atol=1e-3):
-            return fast
-    return model
-
-
 def _normalised_halves(maps):
     "Each map scaled to [0, 1], as half floats"
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
@@ -294,7 +281,7 @@ def _run_pass(look, batch_size, part):
             return
         first = split.subset(range(min(2, len(split))))
         probe = next(iter(first.batches(2, device=device)))
-        fast = _inference_copy(look.model, look.shown(probe), look.method)
+        fast = inference_copy(look.model, look.shown(probe))
         keep = Throttle()
         for batch in split.batches(
             batch_size,
@@ -330,7 +317,7 @@ def compute_maps(
     """
     size = (view.crop, view.crop) if view else split.image_size
     model = as_network(model, size=size)
-    check_classes(model.n_classes, split)
+    check_outputs(model.n_classes, split)
     if isinstance(target, str):
         check_choice("target", target, ["predicted", "label"])
     if bf16 is None:
