@@ -87,7 +87,7 @@ def extract_features(
     file: str | Path | None = None,  # where to keep them
 ) -> Features:
     "What the head of `model` sees of every image: N×D half floats."
-    net = wrap(model, size=split.image_size)
+    net = wrap(model, size=split._images.shape[-1])
     if isinstance(split, Features):
         if split.width != net.head.in_features:
             raise _width_error(net, split)
