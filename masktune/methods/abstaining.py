@@ -153,6 +153,7 @@ class _Abstaining(NetworkMethod):
     pretrain: int = 0  # first epochs with plain cross-entropy over the classes
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_count("pretrain", self.pretrain, minimum=0)
 
@@ -183,7 +184,10 @@ class _Abstaining(NetworkMethod):
     def _extra_state(self, split, device):
         return {}
 
-    def selective_scores(self, split: Split) -> ScoredPredictions:
+    def selective_scores(
+        self,
+        split: Split,  # of which images
+    ) -> ScoredPredictions:
         "The likeliest class of each image, and how little goes to the abstention."
         return _scores_of(self.model_, split)
 
@@ -211,11 +215,11 @@ class DeepGamblers(_Abstaining):
 class SelfAdaptiveTraining(_Abstaining):
     "Labels that the network keeps contradicting move to the abstention (Huang et al. 2020)."
 
-    target_momentum: float = (
-        0.9  # share of its old target that an image keeps each time it is seen
-    )
+    # share of its old target that an image keeps each time it is seen
+    target_momentum: float = 0.9
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_fraction("target_momentum", self.target_momentum)
         if rank_and_world_size()[1] > 1:
@@ -245,6 +249,7 @@ class SelectiveNet(NetworkMethod):
     alpha: float = 0.5  # weight of the selective loss against the auxiliary one
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_fraction("coverage", self.coverage)
         check_fraction("alpha", self.alpha)
@@ -281,7 +286,10 @@ class SelectiveNet(NetworkMethod):
         )
         return lambda heads, b: selective_loss(*heads(b.x), b.y, *options, weights)
 
-    def selective_scores(self, split: Split) -> ScoredPredictions:
+    def selective_scores(
+        self,
+        split: Split,  # of which images
+    ) -> ScoredPredictions:
         "The likeliest class of each image, and how far the image is selected."
         return _selector_scores(self.heads_, split)
 

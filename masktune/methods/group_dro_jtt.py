@@ -63,21 +63,19 @@ def _validation_accuracies(net, val):
 class GroupDRO(NetworkMethod):
     "Train for the worst group (Sagawa et al. 2020, algorithm 1)."
 
-    step_size: float = (
-        0.01  # η: how fast the weights of the groups follow their losses
-    )
-    adjustment: float = (
-        0.0  # C: a group of n images is treated as if its loss were C/√n higher
-    )
-    balanced: bool = (
-        True  # draw as many images of each group; else every image once an epoch
-    )
+    # η: how fast the weights of the groups follow their losses
+    step_size: float = 0.01
+    # C: a group of n images is treated as if its loss were C/√n higher
+    adjustment: float = 0.0
+    # draw as many images of each group; else every image once an epoch
+    balanced: bool = True
 
     @property
     def labels_used(self) -> str:
         return "class labels, groups of training, groups of validation to choose by"
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_positive("step_size", self.step_size, zero=True)
         check_positive("adjustment", self.adjustment, zero=True)
@@ -136,15 +134,14 @@ class GroupDRO(NetworkMethod):
 class JTT(NetworkMethod):
     "Just train twice: the errors of a short first run count more in the second (Liu et al. 2021)."
 
-    first_epochs: int | None = (
-        None  # of the first run; None: a tenth of `epochs`, at least one
-    )
+    # of the first run; None: a tenth of `epochs`, at least one
+    first_epochs: int | None = None
     upweight: int = 20  # how often an error of the first run counts in the second
-    preset: str = (
-        "paper"  # "paper", or "released_code": errors count `upweight` + 1 times
-    )
+    # "paper", or "released_code": errors count `upweight` + 1 times
+    preset: str = "paper"
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_count("upweight", self.upweight)
         check_choice("preset", self.preset, ["paper", "released_code"])

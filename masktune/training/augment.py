@@ -18,9 +18,8 @@ class View:
     "The part of a picture that a network is shown: resized, then cropped at the centre."
 
     crop: int  # side of what the network sees, in pixels
-    resize: int | None = (
-        None  # the picture's short side before the crop; None: as `crop`
-    )
+    # the picture's short side before the crop; None: as `crop`
+    resize: int | None = None
 
     def _scale(self, height, width):
         return (self.resize or self.crop) / min(height, width)
@@ -35,7 +34,11 @@ class View:
         top, left = (size[0] - self.crop) // 2, (size[1] - self.crop) // 2
         return x[:, :, top : top + self.crop, left : left + self.crop]
 
-    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+    def box(
+        self,
+        height: int,  # of the picture, in pixels
+        width: int,  # of the picture, in pixels
+    ) -> tuple[int, int, int, int]:
         "(top, left, bottom, right) of the view, in pixels of a picture of this size."
         scale = self._scale(height, width)
         h, w = round(height * scale), round(width * scale)

@@ -59,8 +59,12 @@ class Checkpoints:
             else []
         )
 
-    def save(self, make_state: Callable[[], dict], last: bool = False) -> None:
-        "Write `make_state()`, but only as often as keeps it under 5 % of the time; the `last` one always."
+    def save(
+        self,
+        make_state: Callable[[], dict],  # called only if the state is written
+        last: bool = False,  # write it in any case
+    ) -> None:
+        "Write the state, but only as often as keeps it under 5 % of the time."
         if self.folder and rank_and_world_size()[0] == 0:
             self._throttle(lambda: self._write(make_state()), now=last)
 

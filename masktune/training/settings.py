@@ -77,26 +77,23 @@ class NetworkMethod(Method):
     schedule: str = "constant"  # "constant", "cosine" (to 0), or "step"
     step_epochs: float = 25  # epochs between the steps of "step"
     step_factor: float = 0.5  # what each step multiplies the learning rate by
-    label_smoothing: float = (
-        0.0  # share of each label that is spread over all classes
-    )
+    # share of each label that is spread over all classes
+    label_smoothing: float = 0.0
     class_weight: Any = None  # None, "balanced", or one weight per class
     augment: Any = None  # (images, generator) -> images such as `Augment()`, or a torchvision transform
-    patience: int | None = (
-        None  # stop after this many epochs without a better validation accuracy
-    )
+    # stop after this many epochs without a better validation accuracy
+    patience: int | None = None
     grad_accum_steps: int = 1  # batches whose gradients are summed before a step
     bf16: bool = False  # autocast to bfloat16
     channels_last: bool = True  # memory layout; usually the faster one
     compile: bool = False  # run the network through torch.compile
-    deterministic: bool = (
-        False  # on a GPU: only kernels that repeat themselves to the bit; slower
-    )
-    sync_batch_norm: bool = (
-        False  # several processes: batch norm sees the whole batch; slower
-    )
+    # on a GPU: only kernels that repeat themselves to the bit; slower
+    deterministic: bool = False
+    # several processes: batch norm sees the whole batch; slower
+    sync_batch_norm: bool = False
 
     def check_settings(self) -> None:
+        "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         self._check_optimizer()
         self._check_schedule()
