@@ -27,7 +27,7 @@ test-all: $(READY) ## the slow ones as well
 	$(SCRIPTS)/nbdev_test --flags "slow $(if $(MASKTUNE_DATA),data)"
 
 check: $(READY) ## notebooks are clean, and the library and README are what they say
-	$(PYTHON) -m pytest -q tests/test_project.py tests/test_docs.py
+	$(PYTHON) -m pytest -q tests/test_project.py tests/test_docs.py tests/test_style.py
 
 check-docs: $(READY) ## every page is whole: outputs, links, alt texts, sidebar, README; nothing exported is undocumented
 	@$(PYTHON) tests/docs.py

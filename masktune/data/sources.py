@@ -7,21 +7,35 @@ __all__ = ['download_file', 'published_files', 'download_dataset']
 
 # %% ../../nbs/data/13_sources.ipynb #082f561d
 import hashlib
+import http.client
 import os
 import shutil
+import tarfile
 import urllib.request
+import zipfile
 from pathlib import Path
 
 from ..core.progress import progress
 
 # %% ../../nbs/data/13_sources.ipynb #43b3b00b
+_LARGEST = 8 << 30  # bytes; no set that can be fetched is nearly as large
+
+
 def _md5(path):
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "md5").hexdigest()
 
 
+def _content_length(response) -> int:
+    "How many bytes a server says it sends; 0 if it doesn't say."
+    try:
+        return max(0, int(response.headers.get("Content-Length") or 0))
+    except ValueError:
+        raise OSError("the server doesn't say how long the file is") from None
+
+
 def _resume_download(url, part):
-    "Fetch what `part` still lacks."
+    "Fetch what `part` still lacks; whatever goes wrong is an `OSError`."
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"})
     try:
@@ -32,7 +46,7 @@ def _resume_download(url, part):
         raise
     if response.status != 206:  # the server sends it from the start
         have = 0
-    total = have + int(response.headers.get("Content-Length") or 0)
+    total = have + _content_length(response)
     with (
         response,
         open(part, "ab" if have else "wb") as out,
@@ -42,6 +56,8 @@ def _resume_download(url, part):
         while block := response.read(1 << 16):
             out.write(block)
             bar.update(len(block))
+            if out.tell() > _LARGEST:
+                raise OSError(f"it is larger than {_LARGEST >> 30} GB")
     if part.stat().st_size < total:
         raise OSError("the connection was cut off")
 
@@ -60,10 +76,10 @@ def download_file(
     for url in urls:
         try:
             _resume_download(url, part)
-        except OSError as e:
-            failures.append(f"{url} ({e})")
+            found = _md5(part)
+        except (OSError, http.client.HTTPException) as e:
+            failures.append(f"{url} ({e or type(e).__name__})")
             continue
-        found = _md5(part)
         if found == md5:
             os.replace(part, path)
             return path
@@ -102,6 +118,51 @@ def published_files(
     parts = [known.SVHN.split_list[part] for part in ("train", "test")]
     return "", [(file, [url], md5) for url, file, md5 in parts]
 
+# %% ../../nbs/data/13_sources.ipynb #26cf0003
+def _refuse_bomb(archive, sizes):
+    "Raise a `ValueError` if the members of an archive are larger than any set."
+    if sum(sizes) > _LARGEST:
+        raise ValueError(
+            f"{archive} would take {sum(sizes) >> 30} GB unpacked: it is not what "
+            "it should be. Delete it."
+        )
+
+
+def _unpack_error(archive, error):
+    why = str(error).partition("\n")[0].rstrip(":")
+    return ValueError(
+        f"{archive} can't be unpacked: {why}. Delete it and fetch it again."
+    )
+
+
+def _unpack(archive: Path):
+    "Unpack a tar file next to itself."
+    try:
+        with tarfile.open(archive) as tar:
+            _refuse_bomb(archive, [member.size for member in tar])
+            tar.extractall(archive.parent, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as e:
+        raise _unpack_error(archive, e) from e
+
+
+def _unzip_digits(archive: Path):
+    "Unpack the files of EMNIST's digits next to their archive."
+    try:
+        with zipfile.ZipFile(archive) as z:
+            names = {m: Path(m.filename).name for m in z.infolist()}
+            digits = {
+                m: n for m, n in names.items() if n.startswith("emnist-digits-")
+            }
+            _refuse_bomb(archive, [m.file_size for m in digits])
+            for member, name in digits.items():
+                with (
+                    z.open(member) as source,
+                    open(archive.parent / name, "wb") as f,
+                ):
+                    shutil.copyfileobj(source, f)
+    except (zipfile.BadZipFile, EOFError, OSError) as e:
+        raise _unpack_error(archive, e) from e
+
 # %% ../../nbs/data/13_sources.ipynb #26cf8b59
 def download_dataset(
     name: str,  # "mnist", "fashion_mnist", "emnist", "cifar10" or "svhn"
@@ -112,16 +173,6 @@ def download_dataset(
     for file, urls, md5 in files:
         path = download_file(urls, Path(root) / folder / file, md5)
         if name == "cifar10":
-            shutil.unpack_archive(path, path.parent, filter="data")
+            _unpack(path)
         if name == "emnist":
             _unzip_digits(path)
-
-
-def _unzip_digits(archive):
-    import zipfile
-
-    with zipfile.ZipFile(archive) as z:
-        for member in z.namelist():
-            name = Path(member).name
-            if name.startswith("emnist-digits-"):
-                (archive.parent / name).write_bytes(z.read(member))

@@ -113,7 +113,8 @@ def _read_plan(folder) -> dict:
     path = folder / "run.json"
     plan = _read_json(path)
     whole = all(isinstance(plan.get(k), t) for k, t in _PLAN.items())
-    if not whole and path.exists():
+    plain = Path(str(plan.get("experiment"))).name == plan.get("experiment")
+    if not (whole and plain) and path.exists():
         raise _damaged(path)
     return plan
 

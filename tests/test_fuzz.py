@@ -1,0 +1,337 @@
+"""Hundreds of command lines and calls that nobody would write.
+
+The rule: the right result or one of our sentences; never a traceback, a hang,
+or a file outside the folder."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import signal
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import masktune
+from masktune.runs import execute, sweep as sweep_module
+from masktune.runs.cli import main
+from masktune.runs.record import _write_json, run_hash
+from masktune.runs.status import run_status
+from throwaway import PARAMETERS, WRITES, notebook
+
+PACKAGE = Path(masktune.__file__).parent
+FEW = settings(
+    max_examples=250,
+    deadline=None,
+    derandomize=True,  # the same in every CI; `make test-all` tries others
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+MANY = settings(FEW, max_examples=3000, derandomize=False)
+SECONDS = 40  # after which an input counts as one that hangs
+
+
+@contextlib.contextmanager
+def a_time_limit():
+    def late(*_):
+        raise AssertionError(f"it took more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check_sentence(error):
+    "An error of ours: a known kind, raised by masktune's own code, in few words"
+    frames = [Path(f.filename) for f in traceback.extract_tb(error.__traceback__)]
+    kinds = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+    assert isinstance(error, kinds), repr(error)
+    assert frames[-1].is_relative_to(PACKAGE), traceback.format_exception(error)
+    assert len(str(error)) > 10 and "Traceback" not in str(error)
+
+
+# --- the command line -----------------------------------------------------------------
+
+ODD = [
+    *[
+        "",
+        " ",
+        "-",
+        "--",
+        "=",
+        "a=b=c",
+        ",",
+        ",,",
+        "None",
+        "True",
+        "[]",
+        "{}",
+        "()",
+    ],
+    *[
+        "0",
+        "-1",
+        "1e999",
+        "-0.0",
+        "nan",
+        "1_0",
+        "0x10",
+        "9" * 30,
+        "1" * 5000,
+        "1+2j",
+    ],
+    *["{[]:1}", "[[[[", "b'x'", "...", "{1,2}", "'a", "(" * 300, "lambda: 1"],
+    *["é", "\u202e", "\x1b[31m", "a\0b", "\ud800", "a\nb", "%s%n", "$(id)", "`id`"],
+    *["*", "~nobody", "con", "x" * 300, "runs", "tiny.ipynb", "torn.ipynb", "file"],
+]
+KEYS = ["seed", "method", "share", "epochs", "out", "sed", "name", "", "é"]
+word = st.one_of(st.sampled_from(ODD), st.text(max_size=8))
+values = st.lists(word, min_size=1, max_size=3).map(",".join)
+pair = st.builds(lambda k, v: f"{k}={v}", st.sampled_from(KEYS), values)
+names = st.sampled_from(["tiny.ipynb", "torn.ipynb", "other.ipynb", "biased_mnis"])
+numbers = st.one_of(st.integers(-3, 3).map(str), st.sampled_from(ODD))
+
+
+def options(**kinds):
+    "Some of these options, each with a value of its kind, in any order"
+    one = st.one_of(*(st.tuples(st.just(f"{k}"), v) for k, v in kinds.items()))
+    chosen = st.lists(one, max_size=4)
+    return chosen.map(lambda found: [w for two in found for w in two])
+
+
+# folders to write to are never taken from `word`: it could name a real one
+outs = st.sampled_from(["runs", "runs/a", "file", "file/a", "a\0b", "x" * 300, ""])
+run = st.tuples(
+    st.just(["run"]),
+    names.map(lambda n: [n]),
+    options(
+        **{"-p": pair, "--threads": numbers, "--out": outs, "--resume-as": outs}
+    ),
+)
+grid = st.tuples(
+    st.just(["sweep"]),
+    names.map(lambda n: [n]),
+    options(
+        **{"-p": pair, "--workers": numbers, "--gpus": values, "--threads": numbers}
+    ),
+    options(**{"-g": pair, "--on": st.sampled_from(["local", "x", ""])}),
+    pair.map(lambda p: ["-g", p]),
+)
+read = st.tuples(
+    st.sampled_from(["status", "reproduce", "show", "table"]).map(lambda c: [c]),
+    st.one_of(outs, names, st.just("stored"), st.just("stored/bad")).map(
+        lambda n: [n]
+    ),
+)
+table = st.tuples(
+    st.just(["table", "stored"]),
+    options(
+        **{
+            "--rows": word,
+            "--cols": word,
+            "--metric": values,
+            "--split": word,
+            "--where": st.one_of(word, st.just("seed < 3"), st.just("@x")),
+            "--format": st.one_of(word, st.just("latex"), st.just("csv")),
+            "--against": word,
+            "--select": word,
+        }
+    ),
+)
+fit = st.tuples(
+    st.just(["fit"]),
+    st.sampled_from(["nowhere", "file", "empty", ".", "a\0b"]).map(lambda p: [p]),
+    options(
+        **{
+            "--size": numbers,
+            "--epochs": numbers,
+            "--lr": numbers,
+            "--batch-size": numbers,
+            "--device": word,
+            "--network": word,
+            "--out": outs,
+        }
+    ),
+)
+nonsense = st.lists(word, max_size=4).map(lambda words: [["list"], words])
+LINES = st.one_of(run, grid, read, table, fit, nonsense).map(
+    lambda parts: [w for part in parts for w in part]
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A folder with notebooks and runs; nothing is executed in it but one run"
+    import masktune.runs.fit, masktune.runs.reproduce, masktune.runs.tables  # noqa: F401
+
+    place = tmp_path_factory.mktemp("fuzz") / "here"
+    place.mkdir()
+    notebook(place / "tiny.ipynb", WRITES)
+    (place / "torn.ipynb").write_text('{"cells": [')
+    notebook(place / "other.ipynb", "1", parameters="a = b'x'\nb = 3.0  # 0 to")
+    (place / "file").write_text("text")
+    (place / "empty").mkdir()
+    for i, text in enumerate(("{}", "[1]", '{"experiment": 3}')):
+        (place / "stored" / f"bad{i}").mkdir(parents=True)
+        (place / "stored" / f"bad{i}" / "run.json").write_text(text)
+    execute.run_experiment(place / "tiny.ipynb", place / "stored" / "good")
+
+    def pretended(folder, plan, lock):
+        _write_json(folder, "finished.json", minutes=0, sizes={})
+        (folder / f"{plan['experiment']}.ipynb").write_text("{}")
+
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(place)
+        m.setenv("HOME", str(place))
+        m.setattr(execute, "_execute", pretended)
+        m.setattr(execute, "_LogFollower", contextlib.nullcontext)
+        m.setattr(
+            sweep_module,
+            "_local",
+            lambda folders, slots, total: [execute.resume_run(f) for f in folders],
+        )
+        yield place
+
+
+def run_line(line, place):
+    "One line in the folder; what it printed"
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        a_time_limit(),
+    ):
+        try:
+            main(line)
+        except SystemExit as e:
+            if isinstance(e.code, str):
+                assert e.code.startswith("masktune: "), e.code
+                assert "not foreseen" not in e.code, e.code
+                assert len(e.code) > 15 and "\n" not in e.code.strip(), e.code
+            else:
+                assert e.code in (None, 0, 1, 2)
+    assert "Traceback" not in out.getvalue() + err.getvalue()
+    assert os.listdir(place.parent) == ["here"], "a file outside"
+    allowed = {"tiny.ipynb", "torn.ipynb", "other.ipynb", "file", "empty"}
+    assert set(os.listdir(place)) <= allowed | {"stored", "runs"}
+    assert not os.listdir(place / "empty")
+
+
+@FEW
+@given(line=LINES)
+def test_command_lines(place, line):
+    run_line(line, place)
+
+
+@pytest.mark.slow
+@MANY
+@given(line=LINES)
+def test_many_command_lines(place, line):
+    run_line(line, place)
+
+
+# --- public functions -----------------------------------------------------------------
+
+anything = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**20), 10**20),
+        st.floats(),
+        st.sampled_from(ODD),
+        st.text(max_size=5),
+        st.binary(max_size=3),
+        st.just(torch.zeros(2)),
+        st.just(object()),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.tuples(inner),
+        st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    ),
+    max_leaves=4,
+)
+
+
+def try_call(does, *args, **options):
+    with a_time_limit():
+        try:
+            return does(*args, **options)
+        except Exception as e:
+            check_sentence(e)
+
+
+@FEW
+@given(parameter=st.sampled_from(KEYS[:4]), value=anything)
+def test_parameters(place, parameter, value):
+    "A value is refused or survives being written to run.json and read again"
+    found = try_call(execute._plan, "tiny.ipynb", {parameter: value}, 1)
+    if found:
+        kept = json.loads(json.dumps(found))
+        again = execute._plan("tiny.ipynb", kept["given"], 1)
+        assert (
+            again["hash"] == kept["hash"] == run_hash("tiny.ipynb", **kept["given"])
+        )
+        share = kept["parameters"]["share"]
+        assert 0 <= share <= 1 and math.isfinite(share)
+
+
+@FEW
+@given(text=st.text(max_size=30), name=st.sampled_from(["one", "two"]))
+def test_comments_of_parameters(place, text, name):
+    "Whatever a comment says, the notebook can be read or is refused"
+    line = f"{name} = 1  # {text}\nseed = None  # {text}"
+    nb = notebook(place.parent / "here" / "tiny.ipynb", WRITES, parameters=line)
+    try:
+        try_call(masktune.runs.parameters.experiment_parameters, nb)
+    finally:
+        notebook(nb, WRITES, parameters=PARAMETERS)
+
+
+@FEW
+@given(
+    file=st.sampled_from(["run", "finished", "config", "failed", "slurm"]),
+    content=st.one_of(
+        st.text(max_size=20), anything.map(lambda v: json.dumps(v, default=str))
+    ),
+)
+def test_status_of_any_content(place, file, content):
+    "A file of any content hides no other run"
+    folder = place / "stored" / "any"
+    _write_json(folder, "run.json", experiment="any", hash="0", given={})
+    (folder / f"{file}.json").write_text(content, errors="replace")
+    try:
+        states = run_status(place / "stored").set_index("run").state
+        assert states["good"] == "finished" and "any" in states
+    finally:
+        (folder / f"{file}.json").unlink()
+
+
+@FEW
+@given(
+    on=st.one_of(st.just("local"), anything),
+    workers=st.one_of(st.none(), anything),
+    gpus=st.one_of(st.none(), anything),
+    values=anything,
+)
+def test_sweeps(place, on, workers, gpus, values):
+    try_call(
+        masktune.sweep,
+        "tiny.ipynb",
+        dict(seed=values),
+        out="runs",
+        on=on,
+        workers=workers,
+        gpus=gpus,
+        threads=1,
+    )
+    assert set(os.listdir(place.parent)) == {"here"}
