@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['celeba', 'utkface']
 
-# %% ../../nbs/data/33_face_sets.ipynb #c23dca66
+# %% ../../nbs/data/33_face_sets.ipynb #1efb822a
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pandas as pd
 from ..core.random import make_generator
 from ..core.validation import check_choice
 from .benchmark import Benchmark
+from .hub import hub_benchmark
 from .labels import CELEBA_ATTRIBUTES, SPLIT_CODES
 from .labels import UTKFACE_ATTRIBUTES
 from .registry import _deal_parts, _image_files
@@ -79,29 +80,37 @@ def celeba(
     size=None,  # side, or (height, width); None: the images' own, else 224
     target: str = "Blond_Hair",  # the label: one of CELEBA_ATTRIBUTES
     confounder: str = "Male",  # the cue that goes with it: another one
+    source: str = "folder",  # "folder", or "hf": a copy on the Hugging Face hub
     on_error: str = "raise",  # files that can't be read: "raise" or "skip"
     resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
     like=None,  # a network that knows how its images were prepared
 ) -> Benchmark:
-    "Faces; group = 2·target + confounder."
+    """Faces; group = 2·target + confounder.
+
+    With `source="hf"`, `root` is a local copy of the hub's repository; None: the hub itself.
+    """
     for what, attribute in (("target", target), ("confounder", confounder)):
         check_choice(what, attribute, CELEBA_ATTRIBUTES)
     _check_different(target, confounder)
-    root = find_dataset("celeba", root)
-    images = root / "img_align_celeba"
-    images = images / images.name if (images / images.name).is_dir() else images
-    names = [f"not {target}", target]
-    bench = benchmark_from_table(
-        f"CelebA ({target} / {confounder})",
-        images,
-        _celeba_table(root, target, confounder),
-        names,
-        [f"{n}, {c}" for n in names for c in (f"not {confounder}", confounder)],
-        size,
-        on_error,
-        resize,
-        like,
-    )
+    title = f"CelebA ({target} / {confounder})"
+    classes = [f"not {target}", target]
+    groups = [
+        f"{n}, {c}" for n in classes for c in (f"not {confounder}", confounder)
+    ]
+    options = dict(size=size, on_error=on_error, resize=resize, like=like)
+    if check_choice("source", source, ["folder", "hf"]) == "hf":
+        columns = {target: None, confounder: None}
+        bench = hub_benchmark(
+            "celeba", title, columns, classes, groups, root, **options
+        )
+    else:
+        root = find_dataset("celeba", root)
+        images = root / "img_align_celeba"
+        images = images / images.name if (images / images.name).is_dir() else images
+        table = _celeba_table(root, target, confounder)
+        bench = benchmark_from_table(
+            title, images, table, classes, groups, **options
+        )
     return _name_with_size(bench, "celeba")
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..core.validation import check_choice
 from .benchmark import Benchmark
+from .hub import hub_benchmark
 from .imagenet_sets import _images_of_folder
 from .labels import SPAWRIOUS_CLASSES, SPAWRIOUS_LOCATIONS
 from .labels import SPAWRIOUS_ORDER, SPAWRIOUS_SPLITS
@@ -49,7 +50,22 @@ def _waterbirds_table(path: Path, labels: str) -> pd.DataFrame:
         dict(file=t.img_filename, label=label, group=group, part=part)
     )
 
-# %% ../../nbs/data/10_group_sets.ipynb #5d6fab3e
+# %% ../../nbs/data/10_group_sets.ipynb #844d5b8b
+_BIRDS, _GROUNDS = ["landbird", "waterbird"], ["land", "water"]
+
+
+def _correct_labels(ids: list[str], labels):
+    "0 for images of the three mislabelled species, by their file names."
+    species = [name.partition(".")[2] for name in WATERBIRDS_MISLABELLED]
+    wrong = [any(s.lower() in i.lower() for s in species) for i in ids]
+    if not any(wrong):
+        raise ValueError(
+            f"the images are called {ids[0]} and the like, which doesn't say their species: "
+            "only the original labels can be had of this copy."
+        )
+    return labels.masked_fill(labels.new_tensor(wrong).bool(), 0)
+
+# %% ../../nbs/data/10_group_sets.ipynb #64bd4b9e
 @register_dataset(
     "waterbirds",
     ["metadata.csv:place"],
@@ -60,25 +76,29 @@ def waterbirds(
     root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
     size=None,  # side, or (height, width); None: the images' own, else 224
     labels: str = "original",  # "original", as released, or "corrected"
+    source: str = "folder",  # "folder", or "hf": a copy on the Hugging Face hub
     on_error: str = "raise",  # files that can't be read: "raise" or "skip"
     resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
     like=None,  # a network that knows how its images were prepared
 ) -> Benchmark:
-    "Landbirds and waterbirds on land and water; group = 2·y + place, as in group_DRO."
+    """Landbirds and waterbirds on land and water; group = 2·y + place, as in group_DRO.
+
+    With `source="hf"`, `root` is a local copy of the hub's repository; None: the hub itself.
+    """
     check_choice("labels", labels, ["original", "corrected"])
-    root = find_dataset("waterbirds", root)
-    names = ["landbird", "waterbird"]
-    bench = benchmark_from_table(
-        f"Waterbirds ({labels} labels)",
-        root,
-        _waterbirds_table(root / "metadata.csv", labels),
-        names,
-        [f"{n} on {p}" for n in names for p in ("land", "water")],
-        size,
-        on_error,
-        resize,
-        like,
-    )
+    title = f"Waterbirds ({labels} labels)"
+    groups = [f"{n} on {p}" for n in _BIRDS for p in _GROUNDS]
+    options = dict(size=size, on_error=on_error, resize=resize, like=like)
+    if check_choice("source", source, ["folder", "hf"]) == "hf":
+        columns = {"label": _BIRDS, "place": _GROUNDS}
+        relabel = _correct_labels if labels == "corrected" else None
+        bench = hub_benchmark(
+            "waterbirds", title, columns, _BIRDS, groups, root, relabel, **options
+        )
+    else:
+        root = find_dataset("waterbirds", root)
+        table = _waterbirds_table(root / "metadata.csv", labels)
+        bench = benchmark_from_table(title, root, table, _BIRDS, groups, **options)
     return _name_with_size(bench, "waterbirds")
 
 # %% ../../nbs/data/10_group_sets.ipynb #43ecc76d
@@ -116,7 +136,7 @@ def _one_to_one_rows(root, split) -> list[dict]:
             rows += _dog_rows(root, "test", folder, tested, dog)
     return rows
 
-# %% ../../nbs/data/10_group_sets.ipynb #ae4d1592
+# %% ../../nbs/data/10_group_sets.ipynb #12779877
 def _many_to_many_rows(root, split) -> list[dict]:
     "The rows of an m2m split: two dogs share two places."
     rows = []
