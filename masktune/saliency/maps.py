@@ -38,7 +38,11 @@ class _Shown:
     size: tuple[int, int]
     made_from: dict
     agreement: float | None
-    n_blank: int | property
+
+    @property
+    def n_blank(self) -> int:
+        "Number of maps that are zero everywhere: nothing spoke for the class"
+        return int((self.values.amax((1, 2)) == 0).sum())
 
     def _text(self):
         (h, w), (H, W) = self.values.shape[1:], self.size
@@ -57,7 +61,7 @@ class _Shown:
             text += f"; {percent:.2f} % of mask pixels agree with full precision"
         return text
 
-# %% ../../nbs/saliency/02_maps.ipynb #aa031be2
+# %% ../../nbs/saliency/02_maps.ipynb #48387f46
 @dataclass(eq=False, repr=False)
 class SaliencyMaps(_Shown):
     "One small map for every image of a split."
@@ -75,11 +79,6 @@ class SaliencyMaps(_Shown):
 
     def __len__(self) -> int:
         return len(self.values)
-
-    @property
-    def n_blank(self) -> int:
-        "Number of maps that are zero everywhere: nothing spoke for the class"
-        return int((self.values.amax((1, 2)) == 0).sum())
 
     def masks(self, fill="black", **rule) -> "SaliencyMasks":
         "Make masks by a rule (the options of `threshold_maps`); `fill` as in `apply_mask`."
