@@ -344,6 +344,10 @@ class Split(_SplitPictures):
         )
 
     @classmethod
-    def from_iterable(cls, items, **options) -> Self:
+    def from_iterable(
+        cls,
+        items,  # (image, label) pairs or dicts; `from_dataset` has the options
+        **options,  # as in `from_dataset`
+    ) -> Self:
         "`from_dataset` for a stream of (image, label) pairs or dicts, such as webdataset shards."
         return cls.from_dataset(iter(items), **options)
