@@ -37,7 +37,7 @@ def _plain(value):
 def _are_text(column: pd.Series) -> bool:
     return bool(column.map(lambda v: isinstance(v, str)).any())
 
-
+# %% ../../nbs/data/22_adapters.ipynb #8d4ec352
 def number_labels(
     values: list,  # N labels or groups: numbers or text
     own: list[str]
@@ -111,7 +111,7 @@ def _only(features, kind, keys, what):
         f"which column is the {what}? There are {', '.join(found or features)}: name it by {what}=."
     )
 
-
+# %% ../../nbs/data/22_adapters.ipynb #54d79e6a
 def describe_hugging_face(
     dataset,  # a datasets.Dataset or IterableDataset
     fields: Fields,  # what the user named
@@ -181,7 +181,7 @@ def _with_files(dataset, fields: Fields):
     items = [(path, label, os.path.relpath(path, root)) for path, label in samples]
     return items, Fields(id=2)
 
-
+# %% ../../nbs/data/22_adapters.ipynb #9792dd1f
 def _check_repeatable(get, items, fields, resize):
     if isinstance(items, range) and len(items):
         try:

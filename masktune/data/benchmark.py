@@ -18,6 +18,7 @@ from ..core.files import resolve_path
 from ..core.random import make_generator
 from .folders import check_no_class_lost, find_parts
 from .folders import part_files, part_name
+from .resize import ImageSize
 from .split import Split
 
 # %% ../../nbs/data/02_benchmark.ipynb #6fea0dc1
@@ -91,6 +92,10 @@ class _BenchmarkNumbers(_BenchmarkSplits):
     def fingerprints(self) -> dict[str, str]:
         "Split -> 16 digits that identify its images and their order."
         return {part: split.fingerprint() for part, split in self.splits.items()}
+
+# %% ../../nbs/data/02_benchmark.ipynb #a44064af
+class _BenchmarkReprs(_BenchmarkNumbers):
+    "A benchmark in words."
 
     def left_out(self) -> dict[str, list]:
         "What was not read: 'skipped' (unreadable images), 'ignored' (reasons and how many), 'notes'."
@@ -242,18 +247,16 @@ def _complete(splits: dict[str, Split], seed, shares, where) -> list[str]:
         for part, share in lacking.items()
     ]
 
-
-class Benchmark(_BenchmarkNumbers):
-    "Train, validation and test splits of one data set."
+# %% ../../nbs/data/02_benchmark.ipynb #f2ce0edb
+class _BenchmarkFromFolder(_BenchmarkReprs):
+    "The way from a folder to a benchmark."
 
     @classmethod
     def from_folder(
         cls,
         root,  # class folders, or train, val and test with class folders in them
         seed: int = 0,  # of the division
-        size: int
-        | tuple[int, int]
-        | None = None,  # side, or (height, width); None: theirs, else 224
+        size: ImageSize = None,  # side, or (height, width); None: theirs, else 224
         on_error: str = "raise",  # a file that can't be read: "raise" or "skip"
         shares: tuple[float, float, float] = (0.7, 0.15, 0.15),  # train, val, test
         resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
@@ -272,6 +275,10 @@ class Benchmark(_BenchmarkNumbers):
             splits = dict(zip(("train", "val", "test"), map(whole.subset, divided)))
         test = {"test": splits["test"]}
         return cls(root.name, splits["train"], splits["val"], test, notes)
+
+# %% ../../nbs/data/02_benchmark.ipynb #edb5c52d
+class Benchmark(_BenchmarkFromFolder):
+    "Train, validation and test splits of one data set."
 
     @classmethod
     def from_datasets(

@@ -119,7 +119,7 @@ def printable_name(
         text = text.replace(c, c.encode("unicode_escape").decode())
     return unicodedata.normalize("NFC", text)
 
-
+# %% ../../nbs/data/17_folders.ipynb #f318d4fa
 def _visible_folders(root: Path) -> list[Path]:
     return sorted(d for d in root.iterdir() if d.is_dir() and not is_hidden(d.name))
 
@@ -213,7 +213,7 @@ def part_name(
     "'train', 'val' or 'test' for a name that means it (in any case), else None."
     return _PART_NAMES.get(name.strip().lower())
 
-
+# %% ../../nbs/data/17_folders.ipynb #0dc1fe95
 def find_parts(
     root: Path,  # the folder of the data set
 ) -> dict[str, Path]:

@@ -26,7 +26,7 @@ from ..core.progress import progress
 from ..core.validation import check_choice
 from .folders import missing_path_error
 from .pixels import is_deep, is_transparent, to_rgb_image
-from .resize import Resize, check_transform, choose_resize
+from .resize import ImageSize, Resize, check_transform, choose_resize
 
 # %% ../../nbs/data/01_image_cache.ipynb #195532cd
 def _open_image(path, resize: Resize) -> Image.Image:
@@ -36,9 +36,7 @@ def _open_image(path, resize: Resize) -> Image.Image:
 
 def load_image(
     path,  # any image file that Pillow reads
-    size: int
-    | tuple[int, int]
-    | None = None,  # side, or (height, width); None: its own
+    size: ImageSize = None,  # side, or (height, width); None: its own
     resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
 ) -> np.ndarray:  # uint8 H×W×3
     "One decoded image."
@@ -221,9 +219,7 @@ def _cache_file(key, paths, resize, shape, pool, on_error) -> tuple[Path, dict]:
 # %% ../../nbs/data/01_image_cache.ipynb #cfaa20ca
 def decode_images(
     paths: Iterable,  # image files
-    size: int
-    | tuple[int, int]
-    | None = None,  # side, or (height, width); None: theirs, else 224
+    size: ImageSize = None,  # side, or (height, width); None: theirs, else 224
     on_error: str = "raise",  # a file that can't be read: "raise" or "skip"
     resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
     like=None,  # a network that knows how its pictures were prepared

@@ -56,7 +56,7 @@ def _as_tensor(value) -> torch.Tensor:
         x = x.permute(2, 0, 1)
     return byte_images(x[None], "the images of the data set")[0]
 
-
+# %% ../../nbs/data/21_items.ipynb #3a2fec38
 def to_pixels(
     value,  # a file name, bytes, a Pillow image, an array or a tensor
     resize: Resize,  # how it is brought to size
@@ -101,11 +101,8 @@ class Fields:
     group: str | int | Callable | None = None
     id: str | int | Callable | None = None
 
-    def pick(
-        self,
-        item,  # a tuple or dict
-    ) -> tuple:
-        "(image, label, group or None, id or None)."
+    def pick(self, item) -> tuple:
+        "(image, label, group or None, id or None) of a tuple or dict."
         return tuple(
             self._pick(item, what) for what in ("image", "label", "group", "id")
         )
@@ -124,7 +121,7 @@ class Fields:
             return None
         return item[{"image": 0, "label": 1}[what] if field is None else field]
 
-
+# %% ../../nbs/data/21_items.ipynb #c0ac4ce1
 def _from_mapping(item, field, what, optional):
     known = [key for key in FIELD_KEYS.get(what, ()) if key in item]
     if field is None and known:
@@ -191,7 +188,7 @@ def _in_order(pool, fn, items: Iterable, ahead: int) -> Iterator:
     while waiting:
         yield waiting.popleft().result()
 
-
+# %% ../../nbs/data/21_items.ipynb #20d38cc2
 @dataclass(eq=False)
 class ItemsRead:
     "What was read from a data set; one row an image."
@@ -204,6 +201,17 @@ class ItemsRead:
     skipped: list[str]  # what could not be read: "item (reason)"
 
 
+def _columns(rows) -> tuple[list, list | None, list[str] | None]:
+    labels, groups, ids = (list(column) for column in zip(*rows))
+    known = any(g is not None for g in groups)
+    names = [printable_name(str(i)) for i in ids if i is not None]
+    return (
+        labels,
+        groups if known else None,
+        names if len(names) == len(ids) else None,
+    )
+
+# %% ../../nbs/data/21_items.ipynb #70cd6c4a
 def read_items(
     items: Iterable,  # what to read: indices, or the items themselves
     get: Callable,  # from an index or item to the item
@@ -238,14 +246,4 @@ def read_items(
         if skipped:
             _report_unreadable(skipped, len(rows) + len(skipped), on_error)
         images, key = file.finish()
-    labels, groups, ids = (list(column) for column in zip(*rows))
-    return ItemsRead(
-        images,
-        key,
-        labels,
-        None if all(g is None for g in groups) else groups,
-        None
-        if any(i is None for i in ids)
-        else [printable_name(str(i)) for i in ids],
-        list(skipped.values()),
-    )
+    return ItemsRead(images, key, *_columns(rows), list(skipped.values()))

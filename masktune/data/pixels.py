@@ -123,7 +123,7 @@ def _check_layout(x, name):
             f"{name} of shape {tuple(x.shape)} look like channels last: pass x.permute(0, 3, 1, 2)."
         )
 
-
+# %% ../../nbs/data/19_pixels.ipynb #3f0a86b6
 def float_images(
     x,  # N×C×H×W: uint8, or floats in [0, 1]; tensor or array
     name: str = "images",  # for the message

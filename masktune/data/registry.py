@@ -23,6 +23,7 @@ from ..core.random import make_generator
 from ..core.validation import check_choice
 from .benchmark import Benchmark, split_by_part
 from .folders import missing_path_error, printable_name, walk_images
+from .resize import ImageSize
 from .split import Split, validation_mask
 from .tables import files_within, image_table, read_csv
 
@@ -111,7 +112,7 @@ def benchmark_from_table(
     table: pd.DataFrame,  # columns file, label, part and, where known, group
     class_names: list[str],  # names of the labels
     group_names: list[str] | None = None,  # names of the groups
-    size=None,  # side, or (height, width); None: the images' own if all are alike, else 224
+    size: ImageSize = None,  # side, or (height, width); None: theirs, else 224
     on_error: str = "raise",  # a file that can't be read: "raise" or "skip"
     resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
     like=None,  # a network that knows how its pictures were prepared
@@ -164,7 +165,7 @@ def _deal_parts(n, each, generator) -> np.ndarray:
 @register_dataset("folder", where="your own images")
 def own_images(
     root=None,  # the folder; None: `MASKTUNE_DATA`, else `data`
-    size=None,  # side, or (height, width); None: the images' own if all are alike, else 224
+    size: ImageSize = None,  # side, or (height, width); None: theirs, else 224
     table: str
     | None = None,  # a csv file in `root`; None: one folder for each class
     seed: int = 0,  # of the division
