@@ -1,4 +1,4 @@
-"How the code is written: lines, cells, modules, imports that point down, types. Each test prints the number it holds."
+"How the code is written: lines, cells, modules, imports, types. Each test prints the number it holds."
 
 import ast, re, subprocess, sys, sysconfig
 from pathlib import Path
