@@ -45,9 +45,7 @@ class Predictions:
     @property
     def correct(self) -> torch.Tensor:
         "Whether the prediction is the label: bool N. Raise a `ValueError` without labels."
-        if self.labels is None:
-            raise _no_labels_error()
-        return self.predicted.eq(self.labels)
+        return self.predicted.eq(_known_labels(self.labels))
 
     @property
     def accuracy(self) -> float:
@@ -60,13 +58,22 @@ class Predictions:
 
     def __repr__(self) -> str:
         known = "" if self.labels is None else f", accuracy {self.accuracy:.4f}"
-        return f"Predictions({len(self):,} images, {self.logits.shape[1]} classes{known})"
+        n, n_classes = self.logits.shape
+        return f"Predictions({n:,} images, {n_classes} classes{known})"
 
     def _repr_markdown_(self):
         rows = self.table().head(8).astype(object)
         return f"{rows.to_markdown(index=False, floatfmt='.3f')}\n\n{self!r}"
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #3c9e0fc8
+def _known_labels(labels):
+    if labels is None:
+        raise ValueError(
+            "these predictions have no labels: predict a Split instead of bare images."
+        )
+    return labels
+
+
 def _named(numbers, names):
     return [names[i] for i in numbers.tolist()]
 
@@ -143,35 +150,7 @@ def _range_error(low, high):
     found = f"these are in [{low:.3g}, {high:.3g}] and look {looks}."
     return ValueError(f"float images must be in [0, 1]; {found}")
 
-# %% ../../nbs/evaluation/00_metrics.ipynb #48558d2c
-def predict(
-    model,  # a network, or a fitted method
-    images: Split
-    | torch.Tensor,  # or a tensor: uint8, or floats in [0, 1]; N×C×H×W
-    batch_size: int = 512,  # images at a time
-    transform: Callable
-    | None = None,  # Batch -> Batch: what to do to a Split's images first
-) -> Predictions:
-    "The logits of `model` in evaluation mode, on its device. Raise a `ValueError` if they are not finite."
-    net = as_network(model, size=_image_size(images))
-    if isinstance(images, torch.Tensor):
-        parts = (_network_input(x.to(net.device)) for x in images.split(batch_size))
-        return Predictions(_finite(torch.cat(_logits(net, parts))))
-    check_outputs(net.n_classes, images, extra=1)
-    shard = rank_and_world_size()
-    batches = images.batches(batch_size, device=net.device, shard=shard)
-    parts = ((transform(b) if transform else b).x for b in batches)
-    logits = torch.cat(gather_across_ranks(_logits(net, parts)))
-    return Predictions(
-        _finite(logits),
-        images.labels,
-        images.groups,
-        images.ids,
-        images.class_names,
-        images.group_names,
-    )
-
-
+# %% ../../nbs/evaluation/00_metrics.ipynb #11f0f131
 def _image_size(images):
     "(H, W), or None for vectors"
     shape = (
@@ -198,6 +177,32 @@ def _finite(logits):
             " diverged in training, or was given images that are not finite."
         )
     return logits
+
+# %% ../../nbs/evaluation/00_metrics.ipynb #48558d2c
+def predict(
+    model,  # a network, or a fitted method
+    images: Split | torch.Tensor,  # a tensor: N×C×H×W, uint8 or floats in [0, 1]
+    batch_size: int = 512,  # images at a time
+    transform: Callable | None = None,  # Batch -> Batch: changes a Split's images
+) -> Predictions:
+    "The logits of `model` in evaluation mode, on its device. Raise a `ValueError` if they are not finite."
+    net = as_network(model, size=_image_size(images))
+    if isinstance(images, torch.Tensor):
+        parts = (_network_input(x.to(net.device)) for x in images.split(batch_size))
+        return Predictions(_finite(torch.cat(_logits(net, parts))))
+    check_outputs(net.n_classes, images, extra=1)
+    shard = rank_and_world_size()
+    batches = images.batches(batch_size, device=net.device, shard=shard)
+    parts = ((transform(b) if transform else b).x for b in batches)
+    logits = torch.cat(gather_across_ranks(_logits(net, parts)))
+    return Predictions(
+        _finite(logits),
+        images.labels,
+        images.groups,
+        images.ids,
+        images.class_names,
+        images.group_names,
+    )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #5ca3c220
 @dataclass(eq=False)
@@ -266,19 +271,26 @@ def _reweighted(groups, train):
         return None
     return float((groups.accuracy * share).sum() / share.sum())
 
+# %% ../../nbs/evaluation/00_metrics.ipynb #281efaf0
+def _outputs_error(n_outputs, class_names):
+    some = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+    return ValueError(
+        f"the network has {n_outputs} outputs, and the split has {len(class_names)} classes"
+        f" ({some}): evaluate a network with one output per class, or name all classes in the"
+        " split (class_names=...)."
+    )
+
 # %% ../../nbs/evaluation/00_metrics.ipynb #c585cd36
 def group_report(
     predictions: Predictions,  # with labels
-    train: Split
-    | None = None,  # gives the groups' shares for the reweighted accuracy
+    train: Split | None = None,  # gives the groups' shares for reweighted accuracy
 ) -> Report:
     "Accuracy by group and over all. Raise a `ValueError` if labels are missing or classes don't match."
     p, class_names = predictions, predictions.class_names or []
-    if p.labels is None:
-        raise _no_labels_error()
+    labels = _known_labels(p.labels)
     if p.logits.shape[1] != len(class_names):
         raise _outputs_error(p.logits.shape[1], class_names)
-    by_class = _accuracy_by(p.correct, p.labels, class_names, "class")
+    by_class = _accuracy_by(p.correct, labels, class_names, "class")
     by_group, worst, reweighted = by_class, None, None
     if p.groups is not None:
         by_group = _accuracy_by(p.correct, p.groups, p.group_names, "group")
@@ -292,21 +304,6 @@ def group_report(
         float(by_class.accuracy.min()),
         float(by_group.accuracy.mean()),
         reweighted,
-    )
-
-
-def _no_labels_error():
-    return ValueError(
-        "these predictions have no labels: predict a Split instead of bare images."
-    )
-
-
-def _outputs_error(n_outputs, class_names):
-    some = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
-    return ValueError(
-        f"the network has {n_outputs} outputs, and the split has {len(class_names)} classes"
-        f" ({some}): evaluate a network with one output per class, or name all classes in the"
-        " split (class_names=...)."
     )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #695e8daf

@@ -147,8 +147,8 @@ def _after_pretraining(method, split, state):
 
 # %% ../../nbs/methods/09_abstaining.ipynb #bd57364b
 @dataclass(kw_only=True)
-class _Abstaining(NetworkMethod):
-    "What the two methods with one more output share."
+class _Pretraining(NetworkMethod):
+    "Epochs of plain cross-entropy before the method's own loss."
 
     pretrain: int = 0  # first epochs with plain cross-entropy over the classes
 
@@ -156,6 +156,14 @@ class _Abstaining(NetworkMethod):
         "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
         check_count("pretrain", self.pretrain, minimum=0)
+
+    def _extra_state(self, split, device):
+        return {}
+
+# %% ../../nbs/methods/09_abstaining.ipynb #5ec72d19
+@dataclass(kw_only=True)
+class _Abstaining(_Pretraining):
+    "What the two methods with one more output share."
 
     def fit(
         self,
@@ -180,9 +188,6 @@ class _Abstaining(NetworkMethod):
         )
         self.model_ = net.eval()
         return self
-
-    def _extra_state(self, split, device):
-        return {}
 
     def selective_scores(
         self,
@@ -241,8 +246,8 @@ class SelfAdaptiveTraining(_Abstaining):
 
 # %% ../../nbs/methods/09_abstaining.ipynb #b398e31f
 @dataclass(kw_only=True)
-class SelectiveNet(NetworkMethod):
-    "A head of its own selects the images that are answered (Geifman & El-Yaniv 2019)."
+class _SelectiveSettings(NetworkMethod):
+    "The settings of SelectiveNet, and the loss they make."
 
     coverage: float = 0.8  # fraction of the images that it is trained to answer
     penalty: float = 32.0  # of too low a coverage
@@ -254,6 +259,20 @@ class SelectiveNet(NetworkMethod):
         check_fraction("coverage", self.coverage)
         check_fraction("alpha", self.alpha)
         check_positive("penalty", self.penalty, zero=True)
+
+    def _loss(self, split):
+        options = (
+            self.coverage,
+            self.penalty,
+            self.alpha,
+            class_weights(self, split),
+        )
+        return lambda heads, b: selective_loss(*heads(b.x), b.y, *options)
+
+# %% ../../nbs/methods/09_abstaining.ipynb #253b1703
+@dataclass(kw_only=True)
+class SelectiveNet(_SelectiveSettings):
+    "A head of its own selects the images that are answered (Geifman & El-Yaniv 2019)."
 
     def fit(
         self,
@@ -278,13 +297,6 @@ class SelectiveNet(NetworkMethod):
         self.heads_, self.model_ = heads.eval(), heads.net
         self.model_.untrained = False
         return self
-
-    def _loss(self, split):
-        weights, options = (
-            class_weights(self, split),
-            (self.coverage, self.penalty, self.alpha),
-        )
-        return lambda heads, b: selective_loss(*heads(b.x), b.y, *options, weights)
 
     def selective_scores(
         self,

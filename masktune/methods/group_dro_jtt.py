@@ -60,8 +60,8 @@ def _validation_accuracies(net, val):
 
 # %% ../../nbs/methods/08_group_dro_jtt.ipynb #bd2749b7
 @dataclass(kw_only=True)
-class GroupDRO(NetworkMethod):
-    "Train for the worst group (Sagawa et al. 2020, algorithm 1)."
+class _GroupSettings(NetworkMethod):
+    "The settings of GroupDRO, and the loss they make."
 
     # η: how fast the weights of the groups follow their losses
     step_size: float = 0.01
@@ -80,40 +80,6 @@ class GroupDRO(NetworkMethod):
         check_positive("step_size", self.step_size, zero=True)
         check_positive("adjustment", self.adjustment, zero=True)
 
-    def fit(
-        self,
-        model,  # the network to start from; it stays as it is
-        bench: Benchmark,  # with groups; train and val are used
-        checkpoint=None,  # folder to keep the state in and resume from
-    ) -> Self:
-        "Learn `model_` (best worst group of validation), `last_`, `history_`, `group_weights_`."
-        _check_groups(bench)
-        net, split = prepare_network(model, self, bench), bench.train
-        groups, names = split.group_or_class_labels()
-        n = torch.bincount(groups, minlength=len(names))
-        weights = ((n > 0) / (n > 0).sum()).to(net.device)
-        self.history_, best = train(
-            net,
-            split,
-            self,
-            loss=self._loss(split, weights, n),
-            transform=partial(augment_batch, self),
-            epoch_metrics=partial(_validation_accuracies, val=bench.val),
-            monitor="val_worst_group_accuracy",
-            checkpoint=checkpoint,
-            label=f"GroupDRO, seed {self.seed}",
-            extra_state=dict(group_weights=weights),
-            sample_weights=balanced_sample_weight(split, "groups")
-            if self.balanced
-            else None,
-        )
-        learned = pd.Series(weights.tolist(), names)
-        self.group_weights_ = learned[(n > 0).tolist()]
-        self.last_, self.model_ = net.eval(), copy.deepcopy(net)
-        if best:
-            self.model_.load_state_dict(best)
-        return self
-
     def _loss(self, split, weights, n):
         "The loss for `train`; it moves `weights`."
         adjustments = torch.where(n > 0, self.adjustment / n.clamp(min=1).sqrt(), 0)
@@ -128,6 +94,44 @@ class GroupDRO(NetworkMethod):
             )
 
         return loss
+
+# %% ../../nbs/methods/08_group_dro_jtt.ipynb #7d60574e
+@dataclass(kw_only=True)
+class GroupDRO(_GroupSettings):
+    "Train for the worst group (Sagawa et al. 2020, algorithm 1)."
+
+    def fit(
+        self,
+        model,  # the network to start from; it stays as it is
+        bench: Benchmark,  # with groups; train and val are used
+        checkpoint=None,  # folder to keep the state in and resume from
+    ) -> Self:
+        "Learn `model_` (best worst group of validation), `last_`, `history_`, `group_weights_`."
+        _check_groups(bench)
+        net, split = prepare_network(model, self, bench), bench.train
+        groups, names = split.group_or_class_labels()
+        n = torch.bincount(groups, minlength=len(names))
+        weights = ((n > 0) / (n > 0).sum()).to(net.device)
+        draw = balanced_sample_weight(split, "groups")
+        self.history_, best = train(
+            net,
+            split,
+            self,
+            loss=self._loss(split, weights, n),
+            transform=partial(augment_batch, self),
+            epoch_metrics=partial(_validation_accuracies, val=bench.val),
+            monitor="val_worst_group_accuracy",
+            checkpoint=checkpoint,
+            label=f"GroupDRO, seed {self.seed}",
+            extra_state=dict(group_weights=weights),
+            sample_weights=draw if self.balanced else None,
+        )
+        learned = pd.Series(weights.tolist(), names)
+        self.group_weights_ = learned[(n > 0).tolist()]
+        self.last_, self.model_ = net.eval(), copy.deepcopy(net)
+        if best:
+            self.model_.load_state_dict(best)
+        return self
 
 # %% ../../nbs/methods/08_group_dro_jtt.ipynb #b60736f7
 @dataclass(kw_only=True)
@@ -154,7 +158,7 @@ class JTT(NetworkMethod):
         bench: Benchmark,  # train and val are used; no groups
         checkpoint=None,  # folder to keep the state in and resume from
     ) -> Self:
-        "Learn `error_set_` (rows of train), `first_` (the first run's network), `model_`, `last_`, `history_`."
+        "Learn `error_set_` (rows of train), `first_` (a network), `model_`, `last_`, `history_`."
         self.check_settings()
         common = {f.name: getattr(self, f.name) for f in fields(ERM) if f.init}
         folder = checkpoint and Path(checkpoint)

@@ -51,19 +51,51 @@ class View:
             round(right * width / w),
         )
 
+# %% ../../nbs/training/04_augment.ipynb #6d5344c1
+def _affine_maps(augment, n, height, width, generator):
+    "N×2×3: for each image, the affine map from the new picture to the old."
+
+    def draw(low, high):
+        return low + (high - low) * torch.rand(n, generator=generator)
+
+    def draw_pixels(side):
+        whole = torch.randint(
+            -augment.pad, augment.pad + 1, (n,), generator=generator
+        )
+        return whole * 2 / side
+
+    w, h = _crop_sizes(augment, draw, n)
+    x = draw(-1, 1) * (1 - w) + 2 * draw(-augment.shift, augment.shift)
+    y = draw(-1, 1) * (1 - h) + 2 * draw(-augment.shift, augment.shift)
+    x, y = x + draw_pixels(width), y + draw_pixels(height)
+    angle = torch.deg2rad(draw(-augment.degrees, augment.degrees))
+    mirror = 1 - 2 * (draw(0, 1) < augment.flip).float()
+    cos, sin = angle.cos(), angle.sin()
+    top = [cos * w * mirror, -sin * h * height / width, x]
+    bottom = [sin * w * width / height * mirror, cos * h, y]
+    return torch.stack(top + bottom, 1).view(n, 2, 3)
+
+
+def _crop_sizes(augment, draw, n):
+    "Width and height of each crop, as shares of the picture's."
+    area, ratio = (
+        draw(*augment.scale),
+        draw(*torch.tensor(augment.ratio).log()).exp(),
+    )
+    if augment.scale[0] >= 1:
+        ratio = torch.ones(n)
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    return width.clamp(max=1), height.clamp(max=1)
+
 # %% ../../nbs/training/04_augment.ipynb #50385002
 @dataclass(frozen=True)
 class Augment:
     "Random crop, flip, rotation and shift, drawn for each image."
 
-    scale: tuple[float, float] = (
-        1.0,
-        1.0,
-    )  # share of the area that a crop keeps, from-to
-    ratio: tuple[float, float] = (
-        3 / 4,
-        4 / 3,
-    )  # width to height of a crop, if `scale` is below 1
+    # share of the area that a crop keeps, from-to
+    scale: tuple[float, float] = (1.0, 1.0)
+    # width to height of a crop, if `scale` is below 1
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5  # probability of a mirror image
     degrees: float = 0.0  # largest rotation
     shift: float = 0.0  # largest shift, as a share of the side
@@ -76,41 +108,9 @@ class Augment:
     ) -> torch.Tensor:
         "The images moved, in the same shape; what comes from outside a picture is 0."
         n, _, height, width = x.shape
-        theta = self._transforms(n, height, width, generator).to(x)
+        theta = _affine_maps(self, n, height, width, generator).to(x)
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, align_corners=False)
-
-    def _transforms(self, n, height, width, generator):
-        "N×2×3: for each image, the affine map from the new picture to the old."
-
-        def draw(low, high):
-            return low + (high - low) * torch.rand(n, generator=generator)
-
-        def draw_pixels(side):
-            whole = torch.randint(
-                -self.pad, self.pad + 1, (n,), generator=generator
-            )
-            return whole * 2 / side
-
-        w, h = self._crop_sizes(draw, n)
-        x = draw(-1, 1) * (1 - w) + 2 * draw(-self.shift, self.shift)
-        y = draw(-1, 1) * (1 - h) + 2 * draw(-self.shift, self.shift)
-        x, y = x + draw_pixels(width), y + draw_pixels(height)
-        angle = torch.deg2rad(draw(-self.degrees, self.degrees))
-        mirror = 1 - 2 * (draw(0, 1) < self.flip).float()
-        cos, sin = angle.cos(), angle.sin()
-        top = [cos * w * mirror, -sin * h * height / width, x]
-        bottom = [sin * w * width / height * mirror, cos * h, y]
-        return torch.stack(top + bottom, 1).view(n, 2, 3)
-
-    def _crop_sizes(self, draw, n):
-        "Width and height of each crop, as shares of the picture's."
-        area, ratio = draw(*self.scale), draw(*torch.tensor(self.ratio).log()).exp()
-        if self.scale[0] >= 1:
-            ratio = torch.ones(n)
-        return (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(
-            max=1
-        )
 
 # %% ../../nbs/training/04_augment.ipynb #aedeac84
 def apply_augment(

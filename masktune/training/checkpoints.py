@@ -39,8 +39,8 @@ def _another_run_error(file):
     )
 
 # %% ../../nbs/training/02_checkpoints.ipynb #9f3fc0c6
-class Checkpoints:
-    "The last two states of a run in a folder; with `folder=None`, nothing is kept."
+class _Folder:
+    "Two files in a folder, and how they are written."
 
     def __init__(
         self,
@@ -59,15 +59,6 @@ class Checkpoints:
             else []
         )
 
-    def save(
-        self,
-        make_state: Callable[[], dict],  # called only if the state is written
-        last: bool = False,  # write it in any case
-    ) -> None:
-        "Write the state, but only as often as keeps it under 5 % of the time."
-        if self.folder and rank_and_world_size()[0] == 0:
-            self._throttle(lambda: self._write(make_state()), now=last)
-
     def _write(self, state):
         newer, older = self.files
         new = newer.with_name("next.pt")
@@ -76,6 +67,19 @@ class Checkpoints:
         if newer.exists():
             newer.replace(older)
         new.replace(newer)
+
+# %% ../../nbs/training/02_checkpoints.ipynb #dc4c8dd4
+class Checkpoints(_Folder):
+    "The last two states of a run in a folder; with `folder=None`, nothing is kept."
+
+    def save(
+        self,
+        make_state: Callable[[], dict],  # called only if the state is written
+        last: bool = False,  # write it in any case
+    ) -> None:
+        "Write the state, but only as often as keeps it under 5 % of the time."
+        if self.folder and rank_and_world_size()[0] == 0:
+            self._throttle(lambda: self._write(make_state()), now=last)
 
     def load(self) -> dict | None:
         "The newest whole state of this run. Raise a `ValueError` if there are only another run's."

@@ -194,11 +194,11 @@ def _end_epoch(run, settings, split, label, epoch_metrics, monitor):
     return row
 
 
-def _stalled(history, monitor, patience):
+def _stalled(run, monitor, patience):
     "Whether the last `patience` epochs brought nothing better."
-    if not (monitor and patience) or len(history) <= patience:
+    if not (monitor and patience) or run.epoch <= patience:
         return False
-    values = [row[monitor] for row in history]
+    values = [row[monitor] for row in run.history]
     return max(values[-patience:]) <= max(values[:-patience])
 
 # %% ../../nbs/training/01_loop.ipynb #5fc59347
@@ -222,39 +222,45 @@ def _identity(run, settings, split, label):
     return fingerprint(sorted(options), label, *machine, *data, run.net)
 
 
+def _open_checkpoints(folder, run, settings, split, label):
+    identity = _identity(run, settings, split, label) if folder else ""
+    return Checkpoints(folder, identity)
+
+
 def _may_pause(run, settings):
     "Whether a checkpoint within the epoch is possible here."
     no_gradients_wait = run.step % settings.grad_accum_steps == 0
     return run.step < run.steps and no_gradients_wait and not distributed_state()
+
+# %% ../../nbs/training/01_loop.ipynb #927b87c1
+def _plain_loss(settings, split):
+    weights = class_weights(settings, split)
+    return cross_entropy_loss(settings.label_smoothing, weights)
+
+
+def _short(row):
+    "An epoch's numbers, for the progress line."
+    return ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "lr")
 
 # %% ../../nbs/training/01_loop.ipynb #ceec96d1
 def train(
     net: Any,  # a `Network`, or another module with a `device`; trained in place
     split: Split,  # what to learn from
     settings: NetworkMethod,  # how
-    loss: Callable
-    | None = None,  # (network, Batch) -> mean loss; None: cross-entropy
+    loss: Callable | None = None,  # (network, Batch) -> mean; None: cross-entropy
     transform: Callable | None = None,  # (Batch, generator) -> Batch
-    epoch_metrics: Callable
-    | None = None,  # network -> dict of numbers for the history
-    monitor: str
-    | None = None,  # one of these numbers; among equals the latest epoch is kept
+    epoch_metrics: Callable | None = None,  # network -> numbers for the history
+    monitor: str | None = None,  # the number to choose by; the latest of the best
     checkpoint=None,  # folder to resume from
     label: str = "training",  # for the progress line
-    extra_state: dict
-    | None = None,  # tensors that `loss` changes in place, for checkpoints
-    optimizer: torch.optim.Optimizer
-    | None = None,  # one to continue with; None: a new one
-    sample_weights: torch.Tensor
-    | None = None,  # draw images with replacement by these
+    extra_state: dict | None = None,  # tensors that `loss` changes in place
+    optimizer: torch.optim.Optimizer | None = None,  # to continue with
+    sample_weights: torch.Tensor | None = None,  # draw with replacement by these
 ) -> tuple[pd.DataFrame, dict | None]:  # history, weights of the best epoch
     "Train `net`. Raise a `FloatingPointError` if it diverges."
-    s = settings
-    weights = class_weights(s, split) if loss is None else None
-    loss = loss or cross_entropy_loss(s.label_smoothing, weights)
+    s, loss = settings, loss or _plain_loss(settings, split)
     run = _Run(net, s, split, optimizer, extra_state)
-    identity = _identity(run, s, split, label) if checkpoint else ""
-    checkpoints = Checkpoints(checkpoint, identity)
+    checkpoints = _open_checkpoints(checkpoint, run, s, split, label)
     with (
         _training_modes(run, s),
         progress(None, label, s.epochs * run.steps, "batch") as bar,
@@ -262,9 +268,7 @@ def train(
         if state := checkpoints.load():
             run.restore(state)
             bar.update(run.epoch * run.steps + run.step)
-        while run.epoch < s.epochs and not _stalled(
-            run.history, monitor, s.patience
-        ):
+        while run.epoch < s.epochs and not _stalled(run, monitor, s.patience):
             net.train()
             for batch in _epoch_batches(run, split, s, transform, sample_weights):
                 _train_step(run, s, loss, batch)
@@ -272,8 +276,7 @@ def train(
                 if _may_pause(run, s):
                     checkpoints.save(run.state)
             row = _end_epoch(run, s, split, label, epoch_metrics, monitor)
-            numbers = (f"{k} {v:.4g}" for k, v in row.items() if k != "lr")
-            bar.set_postfix_str(", ".join(numbers), refresh=False)
+            bar.set_postfix_str(_short(row), refresh=False)
             checkpoints.save(run.state, last=run.epoch == s.epochs)
     net.untrained = False
     return pd.DataFrame(run.history), run.best and run.best[1]

@@ -59,10 +59,7 @@ class Method:
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def _repr_markdown_(self):
-        return f"**{self!r}**; labels used: {self.labels_used}{self._trained()}"
-
-    def _trained(self):
-        return ""
+        return f"**{self!r}**; labels used: {self.labels_used}"
 
 # %% ../../nbs/training/00_settings.ipynb #813370f4
 @dataclass(kw_only=True)
@@ -115,11 +112,12 @@ class NetworkMethod(Method):
         check_positive("step_epochs", self.step_epochs)
         check_positive("step_factor", self.step_factor)
 
-    def _trained(self):
+    def _repr_markdown_(self):
+        text = super()._repr_markdown_()
         if not hasattr(self, "history_"):
-            return ""
+            return text
         n, loss = len(self.history_), self.history_.loss.iloc[-1]
-        return f"; trained for {n} epoch{'s' * (n > 1)}, loss {loss:.4f}"
+        return f"{text}; trained for {n} epoch{'s' * (n > 1)}, loss {loss:.4f}"
 
 # %% ../../nbs/training/00_settings.ipynb #a874cbd2
 def make_optimizer(
