@@ -44,7 +44,7 @@ def fit_head(
     device = resolve_device(device)
     x, y = features.values.to(device).float(), features.labels.to(device)
     w = _row_weights(weights, len(x), device)
-    shift, scale = _moments(x, features, standardize)
+    shift, scale = _moments(x, standardize)
     k = n_classes or len(features.class_names)
     start = torch.zeros(k, x.shape[1] + 1, device=device)
     if towards is not None:
@@ -75,17 +75,12 @@ def _row_weights(weights, n, device):
     return w / w.sum()
 
 
-def _moments(x, features, standardize):
-    "Mean and deviation of each column (1 where it never changes), or 0 and 1"
+def _moments(x, standardize):
+    "Mean and deviation of each column, or 0 and 1"
     if standardize is None:
         return x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    if standardize is not features:
-        x = standardize.values.to(x.device).float()
-    mean = x.mean(0)
-    squares = [(part - mean).square().sum(0) for part in x.split(4096)]
-    deviation = torch.stack(squares).sum(0).div(len(x)).sqrt()
-    constant = deviation <= 1e-6 * mean.abs() + 1e-12
-    return mean, deviation.masked_fill(constant, 1.0)
+    mean, deviation = standardize.moments
+    return mean.to(x), deviation.to(x)
 
 
 def _on_standardized(head, shift, scale):
@@ -133,7 +128,7 @@ def linear_from_weights(
     head.load_state_dict(dict(weight=W.cpu(), bias=b.cpu()))
     return head
 
-# %% ../../nbs/methods/03_heads.ipynb #9824568b
+# %% ../../nbs/methods/03_heads.ipynb #149c08b5
 def fit_l1_head(
     features: Features,  # N rows of two classes
     C: float,  # the penalty is (Σ|W| + |b|)/C beside the summed loss
@@ -143,7 +138,7 @@ def fit_l1_head(
     from sklearn.linear_model import LogisticRegression  # slow to import
 
     x = features.values.float()
-    shift, scale = _moments(x, features, standardize)
+    shift, scale = _moments(x, standardize)
     x = ((x - shift) / scale).double().numpy()
     solver = LogisticRegression(
         C=C, l1_ratio=1, solver="liblinear", random_state=0, max_iter=1000
