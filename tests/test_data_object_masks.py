@@ -9,6 +9,7 @@ from masktune.data.miniatures import make_miniature
 from masktune.data.object_masks import object_masks
 from masktune.data.registry import load_benchmark
 from masktune.data.split import Split
+from masktune.evaluation.localisation import pointing_game
 
 
 @pytest.fixture
@@ -75,6 +76,15 @@ def test_a_blank_mask_is_said_and_stays_in_its_place(birds):
     ):
         masks = object_masks(split, birds)
     assert masks.flatten(1).any(1).tolist() == [True] * 3 + [False] + [True] * 4
+
+
+def test_images_with_a_blank_mask_are_left_out_of_the_pointing_game():
+    masks = torch.stack([box(8, 8), torch.zeros(8, 8).bool(), box(8, 8)])
+    heat = torch.zeros(3, 8, 8)
+    heat[:, 4, 4] = 1.0
+    assert pointing_game(heat, masks) == {"pointing": 1.0, "energy": 1.0}
+    blank = pointing_game(heat[1:2], masks[1:2])
+    assert all(value != value for value in blank.values())  # NaN
 
 
 def test_what_is_missing_or_broken_is_named(birds, tmp_path):

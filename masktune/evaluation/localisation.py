@@ -32,6 +32,7 @@ def pointing_game(
     `pointing`: the share of maps whose hottest pixel is inside the region (Zhang et al. 2016).
     `energy`: the mean share of heat inside the region (Wang et al. 2020, section 4.3).
     Maps are enlarged to the size of the images bilinearly. A blank map has no energy inside.
+    Images whose region is empty are left out; if all are, both numbers are NaN.
     """
     values, size = _values_and_size(maps, region)
     n = len(values)
@@ -41,6 +42,14 @@ def pointing_game(
             f"{size[0]}×{size[1]} need {size} or {(n, *size)}."
         )
     region = region.bool().expand(n, *size)
+    known = region.flatten(1).any(1)
+    values, region, n = (
+        values[known.to(values.device)],
+        region[known],
+        int(known.sum()),
+    )
+    if n == 0:
+        return dict(pointing=float("nan"), energy=float("nan"))
     hits, energy = 0.0, 0.0
     for heat, inside in zip(values.split(512), region.split(512)):
         heat = F.interpolate(heat[:, None].float(), size, mode="bilinear").flatten(
