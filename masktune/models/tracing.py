@@ -202,12 +202,25 @@ def count_extra_tokens(
             return extra
     return 0
 
-# %% ../../nbs/models/05_tracing.ipynb #9bd4cab3
+# %% ../../nbs/models/05_tracing.ipynb #d1a00504
+#| export
+
+# %% ../../nbs/models/05_tracing.ipynb #e273e1b6
 def trace_parts(
     net: nn.Module,  # a network in evaluation mode
     images: torch.Tensor,  # a few images that it takes
 ) -> Parts:
     "Take a network apart by its recorded steps; raises whatever stops torch.fx, or a `ValueError`."
+    before = set(vars(net))
+    try:
+        return _traced(net, images)
+    finally:  # torch.fx keeps constants of the record in the network
+        for name in set(vars(net)) - before:
+            if name.startswith("_tensor_constant"):
+                delattr(net, name)
+
+
+def _traced(net, images):
     size = (images.shape[2], images.shape[3])
     nodes = _steps(net, images[:1])
     head = _head_step(net, nodes)
