@@ -24,6 +24,7 @@ _NO_NUMBERS = {  # modules that no number of a run depends on
         f"runs/{m}.py"
         for m in (
             "stored results selection statistics rendering tables published overview "
+            "model_card _pages "
             "status slurm sweep reproduce fit errors cli"
         ).split()
     ),
