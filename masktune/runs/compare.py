@@ -58,6 +58,10 @@ class _Stored:
         both = long.split + " " + long.metric
         return long.assign(name=long.metric.where(plain, both))
 
+# %% ../../nbs/runs/07_compare.ipynb #0a7fac55
+class _Derivable(_Stored):
+    "Numbers that are made of others"
+
     def derive(
         self,
         compute: Callable,  # {name as in `wide`: fraction} -> {name: fraction}
@@ -72,31 +76,11 @@ class _Stored:
         numbers = pd.DataFrame(rows).astype(dict(value=float))
         self.add(numbers, predictions=pd.DataFrame())
 
-# %% ../../nbs/runs/07_compare.ipynb #02b7d068
-class Comparison(_Stored):
-    "The results of `compare_methods`: numbers, predictions, fitted methods, refusals."
+# %% ../../nbs/runs/07_compare.ipynb #d8761f86
+class _Wide(_Derivable):
+    "One row for each seed and method"
 
-    def __init__(
-        self,
-        folder,  # `metrics.parquet` and `predictions.parquet` are kept here
-        weights: str = "last",  # which weights tables show: "last" or "best"
-    ):
-        self.folder = Path(folder)
-        self.weights = check_choice("weights", weights, ["last", "best"])
-        self.fitted: dict = {}  # name -> method, fitted with the first seed
-        self.refused = pd.DataFrame(columns=["method", "seed", "why"])
-
-    def __repr__(self):
-        n = 0 if self.metrics is None else self.metrics.method.nunique()
-        return f"Comparison({n} methods, in {self.folder})"
-
-    def net(
-        self,
-        name: str,  # of a method
-    ):
-        "The network of a method, fitted with the first seed."
-        nets = _networks(self.fitted[name])
-        return nets.get(self.weights, nets["last"])
+    weights: str
 
     def wide(
         self,
@@ -116,6 +100,10 @@ class Comparison(_Stored):
         found = found.sort_values(["seed", "order"], ignore_index=True)
         percent = {c: 100 * found[c] for c in columns if c != "minutes"}
         return found[[*index, *columns]].assign(**percent)
+
+# %% ../../nbs/runs/07_compare.ipynb #39178dd7
+class _Tabulated(_Wide):
+    "Means over the seeds, written next to the numbers"
 
     def table(
         self,
@@ -146,6 +134,32 @@ class Comparison(_Stored):
                 temporary.write_text(content)
         return Markdown(text)
 
+# %% ../../nbs/runs/07_compare.ipynb #02b7d068
+class Comparison(_Tabulated):
+    "The results of `compare_methods`: numbers, predictions, fitted methods, refusals."
+
+    def __init__(
+        self,
+        folder,  # `metrics.parquet` and `predictions.parquet` are kept here
+        weights: str = "last",  # which weights tables show: "last" or "best"
+    ):
+        self.folder = Path(folder)
+        self.weights = check_choice("weights", weights, ["last", "best"])
+        self.fitted: dict = {}  # name -> method, fitted with the first seed
+        self.refused = pd.DataFrame(columns=["method", "seed", "why"])
+
+    def __repr__(self):
+        n = 0 if self.metrics is None else self.metrics.method.nunique()
+        return f"Comparison({n} methods, in {self.folder})"
+
+    def net(
+        self,
+        name: str,  # of a method
+    ):
+        "The network of a method, fitted with the first seed."
+        nets = _networks(self.fitted[name])
+        return nets.get(self.weights, nets["last"])
+
 # %% ../../nbs/runs/07_compare.ipynb #220e1c26
 def _networks(method):
     "Which weights -> network, of a fitted method"
@@ -171,8 +185,8 @@ def _head_features(net, bench, folder):
     return Benchmark(bench.name, seen.pop("train"), seen.pop("val"), seen)
 
 # %% ../../nbs/runs/07_compare.ipynb #0d158d97
-class _Seed:
-    "One seed of a comparison: its data, its start, and what its methods share"
+class _SeedFits:
+    "The data and the start of one seed, and the fits of its methods"
 
     def __init__(self, found, bench, start, s, seed):
         self.found, self.s, self.seed = found, s, seed
@@ -180,6 +194,22 @@ class _Seed:
         self.new = start(self.bench, seed)
         self.folder = s.out / "checkpoints" / str(seed)
         self.erm = self.features = None
+
+    def fit(self, name, method):
+        "Fit a method; its minutes, earlier attempts included"
+        timer = ResumableTimer(self.folder / name)
+        start = _starting_point(method, self.new, self.erm, self.s.weights)
+        kept = "features" if isinstance(method, HeadMethod) else name
+        method.fit(start, self.bench, self.folder / kept)
+        if name == "ERM":
+            self.erm = method
+        if self.seed == self.s.seed:
+            self.found.fitted[name] = method
+        return timer.minutes()
+
+# %% ../../nbs/runs/07_compare.ipynb #a7ef191d
+class _Seed(_SeedFits):
+    "One seed of a comparison: every method is fitted, and measured if it was asked for"
 
     def run(self, methods, asked):
         "Fit all methods, and measure those that were asked for"
@@ -195,18 +225,6 @@ class _Seed:
                 continue
             if name in asked:
                 self.measure(name, method, minutes)
-
-    def fit(self, name, method):
-        "Fit a method; its minutes, earlier attempts included"
-        timer = ResumableTimer(self.folder / name)
-        start = _starting_point(method, self.new, self.erm, self.s.weights)
-        kept = "features" if isinstance(method, HeadMethod) else name
-        method.fit(start, self.bench, self.folder / kept)
-        if name == "ERM":
-            self.erm = method
-        if self.seed == self.s.seed:
-            self.found.fitted[name] = method
-        return timer.minutes()
 
     def measure(self, name, method, minutes):
         "Add the numbers of a fitted method to the comparison"

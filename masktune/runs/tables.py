@@ -6,7 +6,7 @@
 __all__ = ['ResultsTable', 'results_table']
 
 # %% ../../nbs/runs/13_tables.ipynb #e5c93d81
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -256,9 +256,8 @@ def _sort_cells(f, m, cell, metric, split, against):
     )
 
 
-def _check_names(m, rows, cols, metric, split, select, format):
+def _check_names(m, rows, cols, metric, split, select):
     "Raise `ValueError` for a name that is not there, with the nearest one."
-    check_choice("format", format, FORMATS)
     if select is not None:
         check_choice("select", select, SELECTION_RULES)
     for column in (rows, cols):
@@ -268,6 +267,32 @@ def _check_names(m, rows, cols, metric, split, select, format):
     for name, values in dict(metric=metric, split=split).items():
         for value in values:
             check_choice(name, value, m[name].unique())
+
+# %% ../../nbs/runs/13_tables.ipynb #6723607a
+def _table_of(m, rows, cols, metric, split, select, against, skipped):
+    "The table, once its names are known to be right"
+    cell = [rows, cols]
+    shown = _shown_rows(m, cell, metric, split, select)
+    if by_split := _needs_split(shown, rows, cols):
+        cell.append("split")
+    kept = _one_per_seed(shown, cell, select)
+    if against is not None:
+        check_choice(rows, against, kept[rows].unique())
+    f = _summary(kept, cell, against, select)
+    f = _sort_cells(f, m, cell, metric, split, against)
+    there = set(f[cell].itertuples(index=False, name=None))
+    asked = _asked_rows(m, metric, split)[cell].itertuples(index=False, name=None)
+    lost = [key for key in dict.fromkeys(asked) if key not in there]
+    return ResultsTable(
+        f,
+        rows,
+        cols,
+        _caption(kept, f, select),
+        by_split,
+        _notes(kept, f, cell, lost, skipped),
+        against,
+        measured={c: kept[c].unique().tolist() for c in ("data", "split")},
+    )
 
 # %% ../../nbs/runs/13_tables.ipynb #21e9528f
 def results_table(
@@ -290,31 +315,10 @@ def results_table(
     """
     m = runs if isinstance(runs, pd.DataFrame) else read_metrics(runs)
     skipped = m.attrs.get("skipped", [])
+    check_choice("format", format, FORMATS)
     if where:
-        check_choice("format", format, FORMATS)
         m = filter_metrics(m, where)
     metric, split = _names(metric), _names(split)
-    _check_names(m, rows, cols, metric, split, select, format)
-    cell = [rows, cols]
-    shown = _shown_rows(m, cell, metric, split, select)
-    if by_split := _needs_split(shown, rows, cols):
-        cell.append("split")
-    kept = _one_per_seed(shown, cell, select)
-    if against is not None:
-        check_choice(rows, against, kept[rows].unique())
-    f = _summary(kept, cell, against, select)
-    f = _sort_cells(f, m, cell, metric, split, against)
-    there = set(f[cell].itertuples(index=False, name=None))
-    asked = _asked_rows(m, metric, split)[cell].itertuples(index=False, name=None)
-    lost = [key for key in dict.fromkeys(asked) if key not in there]
-    return ResultsTable(
-        f,
-        rows,
-        cols,
-        _caption(kept, f, select),
-        by_split,
-        _notes(kept, f, cell, lost, skipped),
-        against,
-        format,
-        {c: kept[c].unique().tolist() for c in ("data", "split")},
-    )
+    _check_names(m, rows, cols, metric, split, select)
+    table = _table_of(m, rows, cols, metric, split, select, against, skipped)
+    return replace(table, format=format)
