@@ -13,6 +13,7 @@ from masktune.models.zoo import create_model
 from masktune.plots.sheets import plot_saliency_comparison
 from masktune.runs.compare import Comparison, compare_methods
 from masktune.runs.measure import evaluate_networks
+from masktune.runs.parameters import _checked_parameters
 from masktune.runs.settings import METHOD_BUILDERS, build_methods, resolve_settings
 from masktune.runs.settings import subsample
 
@@ -190,3 +191,43 @@ def test_numbers_are_those_of_evaluate(tmp_path):
 def test_an_empty_comparison_says_so(tmp_path):
     with pytest.raises(ValueError, match="nothing has been measured yet"):
         Comparison(tmp_path).wide("accuracy")
+
+
+class Notes:
+    "A tracker that remembers"
+
+    def init(self, **settings):
+        self.settings, self.rows, self.over = settings, [], False
+
+    def log(self, numbers):
+        self.rows.append(numbers)
+
+    def finish(self):
+        self.over = True
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_a_tracker_that_is_named_gets_every_epoch(tmp_path, monkeypatch, name):
+    notes = Notes()
+    monkeypatch.setattr("masktune.runs.settings.tracker_by_name", lambda n: notes)
+    s = settings(tmp_path, method="ERM", epochs=2, tracker=name)
+    compared(s)
+    assert notes.over and [row["epoch"] for row in notes.rows] == [1, 2]
+    told = notes.settings
+    assert told["project"] == "masktune" and told["config"]["lr"] == "0.02"
+    # only TensorBoard writes into a folder; wandb's init would refuse the name
+    assert ("folder" in told) == (name == "tensorboard")
+
+
+def test_an_unknown_tracker_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Did you mean 'wandb'"):
+        compared(settings(tmp_path, method="ERM", tracker="wandbb"))
+
+
+@pytest.mark.parametrize("experiment", ["biased_mnist", "waterbirds", "selective"])
+def test_experiments_take_any_device_and_known_trackers(experiment):
+    given = dict(device="cuda:1", tracker="wandb")
+    checked = _checked_parameters(experiment, given)
+    assert (checked["device"], checked["tracker"]) == ("cuda:1", "wandb")
+    with pytest.raises(ValueError, match="tracker='nowhere' is not known"):
+        _checked_parameters(experiment, dict(tracker="nowhere"))
