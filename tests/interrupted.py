@@ -59,7 +59,7 @@ def start(module, data, checkpoint, out):
 
 
 def whole_and_killed(module, data, folder, waits):
-    "(folder of a run that was left alone, folder of one that was killed these seconds after its first checkpoints, how often it was)"
+    "(folder of a run left alone, folder of one killed these seconds after its first checkpoints, kills)"
     whole, killed, checkpoint, kills = (
         folder / "whole",
         folder / "killed",

@@ -125,7 +125,7 @@ def test_the_size_adjustment_is_c_over_root_n(bench, head, monkeypatch):
 
 
 def test_balanced_batches():
-    "A quarter of the images from each group in the long run, whatever its size; another order each epoch, the same for the same seed"
+    "A quarter of the images from each group; another order each epoch, the same for the same seed"
     split = vectors(4000, 0.95, 0)
     weights = balanced_sample_weight(split, "groups")
     drawn = [
@@ -240,7 +240,7 @@ def test_resumed_is_the_same(make, tmp_path):
 
 @pytest.mark.parametrize("preset, times", [("paper", 7), ("released_code", 8)])
 def test_jtt_does_what_it_says(bench, head, monkeypatch, preset, times):
-    "The second run starts anew and sees the first one's errors `upweight` times, in the released code once more"
+    "The second run starts anew and sees the first one's errors `upweight` times, or once more"
     import masktune.methods.group_dro_jtt as module
 
     fits = []

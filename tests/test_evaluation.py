@@ -145,9 +145,9 @@ def test_a_class_that_is_ruled_out_is_no_divergence():
     assert predict(net, split()).predicted.tolist() == [0] * 6
 
 
-@pytest.mark.parametrize("n_outputs", [1, 3, 10])
+@pytest.mark.parametrize("n_outputs", [3, 10])
 def test_a_network_for_other_classes_is_not_evaluated(n_outputs):
-    message = rf"{n_outputs} outputs, and the split has 2 classes \(cat, dog\)"
+    message = f"the network has {n_outputs} outputs, .* 2 classes"
     with pytest.raises(ValueError, match=message):
         evaluate(
             create_model("small_cnn", n_outputs), split(class_names=["cat", "dog"])

@@ -1,4 +1,4 @@
-"Selective classification against answers worked out by hand; the three losses; and that abstention is learnt and resumed."
+"Selective classification by hand; the three losses; abstention is learnt, and resumed."
 
 import numpy as np
 import pytest

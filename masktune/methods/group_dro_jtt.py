@@ -112,7 +112,7 @@ class GroupDRO(_GroupSettings):
         groups, names = split.group_or_class_labels()
         n = torch.bincount(groups, minlength=len(names))
         weights = ((n > 0) / (n > 0).sum()).to(net.device)
-        draw = balanced_sample_weight(split, "groups")
+        draw = balanced_sample_weight(split, "groups") if self.balanced else None
         self.history_, best = train(
             net,
             split,
@@ -124,7 +124,7 @@ class GroupDRO(_GroupSettings):
             checkpoint=checkpoint,
             label=f"GroupDRO, seed {self.seed}",
             extra_state=dict(group_weights=weights),
-            sample_weights=draw if self.balanced else None,
+            sample_weights=draw,
         )
         learned = pd.Series(weights.tolist(), names)
         self.group_weights_ = learned[(n > 0).tolist()]

@@ -26,7 +26,7 @@ from ..data.batches import Batch
 from ..data.benchmark import Benchmark
 from ..data.split import Split
 from ..evaluation.metrics import predict
-from ..models.network import Network
+from ..models.network import Network, check_outputs
 from ..models.wrap import as_network, use_channels_last
 from .augment import apply_augment
 from .checkpoints import Checkpoints
@@ -292,8 +292,7 @@ def prepare_network(
     net = as_network(model, size=bench.train.image_size)
     if settings.needs_trained and net.untrained:
         raise _untrained_error(settings)
-    if net.n_classes != bench.n_classes:
-        raise _classes_error(net, bench)
+    check_outputs(net.n_classes, bench)
     net = copy.deepcopy(net).to(resolve_device(settings.device))
     if net.ends_in_probabilities:
         net.end = None  # losses want logits
@@ -306,14 +305,6 @@ def _untrained_error(settings):
     return ValueError(
         f"{type(settings).__name__} starts from a trained network, and this one still has"
         " random weights: fit ERM first, or load a checkpoint."
-    )
-
-
-def _classes_error(net, bench):
-    n = bench.n_classes
-    return ValueError(
-        f"the network has {net.n_classes} outputs, and the data have {n} classes:"
-        f" give it a head for {n}, for example create_model(name, {n})."
     )
 
 # %% ../../nbs/training/01_loop.ipynb #64e91365
