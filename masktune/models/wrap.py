@@ -141,6 +141,9 @@ def use_channels_last(
     size: tuple[int, int],  # (H, W) of the images that it will be shown
 ) -> bool:  # whether it works
     "Put a network in the channels_last layout if it gives the same logits that way, else leave it as it was."
+    if not any(p.ndim == 4 for p in model.parameters()):
+        model.allows_channels_last = False  # no convolution: a head on features
+        return False
     images = probe_images(model, size)
     with eval_mode(model):
         expected = _outputs(model, images)
