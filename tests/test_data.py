@@ -110,7 +110,7 @@ def test_odd_files_are_read_upright_and_in_colour(tmp_path):
 
 
 def test_what_lies_in_the_cache_is_what_pillow_decodes(tmp_path):
-    "Grey, CMYK, palette, transparent, turned: the cache holds the pixels of Pillow's own resize and crop, to the last of 256 levels"
+    "Grey, CMYK, palette, turned: the pixels of Pillow's own resize and crop, to the last of 256 levels"
     rough = Image.fromarray(
         torch.randint(
             256,
