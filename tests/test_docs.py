@@ -36,6 +36,7 @@ def test_nothing_exported_is_undocumented():
     [
         "README.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "CODE_OF_CONDUCT.md",
         "CHANGELOG.md",
         "data/README.md",

@@ -26,7 +26,7 @@ from throwaway import PARAMETERS, WRITES, notebook
 
 PACKAGE = Path(masktune.__file__).parent
 FEW = settings(
-    max_examples=250,
+    max_examples=100,  # of each of five tests
     deadline=None,
     derandomize=True,  # the same in every CI; `make test-all` tries others
     database=None,

@@ -220,10 +220,12 @@ class _Parameter(_ParameterChecks):
 
 # %% ../../nbs/runs/00_parameters.ipynb #e1f8852c
 def _literal(text):
-    "A default that is a literal, else its source."
+    "A default that is a literal and fits into JSON, else its source."
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+        json.dumps(value)
+        return value
+    except (ValueError, SyntaxError, TypeError, RecursionError):
         return text
 
 
