@@ -48,14 +48,14 @@ _PART_NAMES = {
     "test": ("test",),
 }
 
-# %% ../../nbs/data/34_hub.ipynb #b9ee6a42
+# %% ../../nbs/data/34_hub.ipynb #e64e0b1c
 def _load_parts(dataset: str, root) -> dict[str, Any]:
     "train, val and test of a copy, as data sets of the package `datasets`."
     try:
         from datasets import load_dataset
     except ImportError:
         raise ImportError(
-            'source="hf" needs the package datasets: pip install datasets'
+            "source='hf' needs the package datasets: pip install 'masktune[hub]'"
         ) from None
     copy = HUB_COPIES[dataset]
     if root is None:
