@@ -96,32 +96,39 @@ FIELD_KEYS = {
 class Fields:
     "Where an item keeps its image, label, group and id: a key, a position or a function; None: as usual."
 
-    image: str | int | Callable | None = None
-    label: str | int | Callable | None = None
-    group: str | int | Callable | None = None
-    id: str | int | Callable | None = None
+    image: str | int | Callable | None = None  # where the image is
+    label: str | int | Callable | None = None  # where the label is
+    group: str | int | Callable | None = None  # where the group is; None: no groups
+    id: str | int | Callable | None = (
+        None  # where the name is; None: as usual, else none
+    )
 
-    def pick(self, item) -> tuple:
+    def pick(
+        self,
+        item,  # a tuple or dict
+    ) -> tuple:
         "(image, label, group or None, id or None) of a tuple or dict."
         return tuple(
-            self._pick(item, what) for what in ("image", "label", "group", "id")
+            _pick(item, getattr(self, what), what)
+            for what in ("image", "label", "group", "id")
         )
 
-    def _pick(self, item, what):
-        field, optional = getattr(self, what), what in ("group", "id")
-        if callable(field):
-            return field(item)
-        if isinstance(item, Mapping):
-            return _from_mapping(item, field, what, optional)
-        if not isinstance(item, (tuple, list)):
-            raise ValueError(
-                f"an item is a {type(item).__name__}; it must be a tuple (image, label) or a dict."
-            )
-        if field is None and optional:
-            return None
-        return item[{"image": 0, "label": 1}[what] if field is None else field]
-
 # %% ../../nbs/data/21_items.ipynb #c0ac4ce1
+def _pick(item, field, what):
+    optional = what in ("group", "id")
+    if callable(field):
+        return field(item)
+    if isinstance(item, Mapping):
+        return _from_mapping(item, field, what, optional)
+    if not isinstance(item, (tuple, list)):
+        raise ValueError(
+            f"an item is a {type(item).__name__}; it must be a tuple (image, label) or a dict."
+        )
+    if field is None and optional:
+        return None
+    return item[{"image": 0, "label": 1}[what] if field is None else field]
+
+
 def _from_mapping(item, field, what, optional):
     known = [key for key in FIELD_KEYS.get(what, ()) if key in item]
     if field is None and known:

@@ -33,7 +33,7 @@ def _content_length(response) -> int:
     except ValueError:
         raise OSError("the server doesn't say how long the file is") from None
 
-
+# %% ../../nbs/data/13_sources.ipynb #7eb977a3
 def _resume_download(url, part):
     "Fetch what `part` still lacks; whatever goes wrong is an `OSError`."
     have = part.stat().st_size if part.exists() else 0
@@ -134,7 +134,7 @@ def _unpack_error(archive, error):
         f"{archive} can't be unpacked: {why}. Delete it and fetch it again."
     )
 
-
+# %% ../../nbs/data/13_sources.ipynb #b2e57d62
 def _unpack(archive: Path):
     "Unpack a tar file next to itself."
     try:
