@@ -43,8 +43,8 @@ def corner_images(n=120, seed=0):
 
 def corner_network():
     "Answers 'patch' where a place of the picture is bright; built by hand, so nothing is learned"
-    conv = nn.Conv2d(3, 2, 2, stride=2)
-    head = nn.Linear(2, 2)
+    conv = nn.utils.skip_init(nn.Conv2d, 3, 2, 2, stride=2)
+    head = nn.utils.skip_init(nn.Linear, 2, 2)
     with torch.no_grad():
         conv.weight[0], conv.weight[1] = 1 / 12, 0.0
         conv.bias[:] = torch.tensor([-0.4, 0.0])

@@ -28,6 +28,7 @@ NAMES = (
 MINI = dict(
     own_folder=["accuracy", "worst_class_accuracy"],
     audit=["accuracy"],
+    audit_truth=["sign of MaskTune's gain right, chosen on"],
     selective=["error at 90 %", "AURC"],
     spuriosity_imagenet=["spurious gap"],
     backgrounds_challenge=["BG gap"],
