@@ -31,7 +31,7 @@ def predict_edited(
     model,  # a network
     split: Split,  # images
     edit,  # (batch, its masks, ...) -> images
-    batch_size: int = 256,
+    batch_size: int = 256,  # images at a time
 ) -> torch.Tensor:  # N predicted classes
     "What the network answers to edited images; `edit` turns a batch into images."
     net, found = wrap(model), []
@@ -42,7 +42,7 @@ def predict_edited(
 
 # %% ../../nbs/auditing/03_hiding.ipynb #9b46d97a
 def hot_masks(
-    maps: SaliencyMaps,
+    maps: SaliencyMaps,  # of the images
     n_std: float = 2.0,  # hot is what exceeds mean + n_std standard deviations
     least: float = 0.05,  # share of the picture that is hot where nothing exceeds it
 ) -> torch.Tensor:  # bool N×H×W
@@ -71,9 +71,9 @@ def _example_figure(split: Split, masks, moved, n: int = 4):
 def measure_hiding(
     model,  # a trained network
     split: Split,  # the images of the maps
-    maps: SaliencyMaps,
+    maps: SaliencyMaps,  # of the images
     n_std: float = 2.0,  # hide what is hotter than mean + n_std standard deviations
-    seed: int = 0,
+    seed: int = 0,  # of what is drawn
 ) -> Evidence:
     "The accuracy that is lost without the hottest places, against the same shapes elsewhere."
     fill = mean_color(split)
@@ -114,9 +114,9 @@ def _random_maps(maps: SaliencyMaps, seed: int) -> torch.Tensor:
 def faithfulness_curves(
     model,  # a trained network
     split: Split,  # the images of the maps
-    maps: SaliencyMaps,
+    maps: SaliencyMaps,  # of the images
     shares=(0.02, 0.05, 0.1, 0.2, 0.4),  # of the picture
-    seed: int = 0,
+    seed: int = 0,  # of what is drawn
 ) -> (
     pd.DataFrame
 ):  # share, deletion, insertion and both for random maps: accuracies
@@ -142,8 +142,8 @@ def faithfulness_curves(
 def measure_faithfulness(
     model,  # a trained network
     split: Split,  # the images of the maps
-    maps: SaliencyMaps,
-    seed: int = 0,
+    maps: SaliencyMaps,  # of the images
+    seed: int = 0,  # of what is drawn
 ) -> Evidence:
     "The mean accuracy of the deletion curves, for random maps and for the network's own."
     curves = faithfulness_curves(model, split, maps, seed=seed)

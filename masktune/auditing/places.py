@@ -27,7 +27,7 @@ def _unit_sum(values: torch.Tensor) -> torch.Tensor:  # N×places, each summing 
 
 
 def heat_concentration(
-    maps: SaliencyMaps,
+    maps: SaliencyMaps,  # of the images
     top: float = 0.05,  # share of the places
 ) -> torch.Tensor:  # N shares; blank maps are left out
     "The share of each map's heat that lies in its hottest places."
@@ -58,7 +58,7 @@ def _roll_each(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor
 
 def heat_constancy(
     values: torch.Tensor,  # N×h×w maps of one class
-    seed: int = 0,
+    seed: int = 0,  # of what is drawn
 ) -> tuple[torch.Tensor, torch.Tensor]:  # N cosines, N of the moved maps
     "How alike the maps are in their places, and how alike they are when each is moved."
     values = values.float()
@@ -97,9 +97,9 @@ def _mean_map_figure(maps: SaliencyMaps, split: Split, most: int = 12) -> Figure
 
 
 def measure_places(
-    maps: SaliencyMaps,
+    maps: SaliencyMaps,  # of the images
     split: Split,  # the images of the maps
-    seed: int = 0,
+    seed: int = 0,  # of what is drawn
 ) -> list[Evidence]:
     "Concentration and constancy of the heat, with the mean map of each class."
     tight = heat_concentration(maps).numpy()
@@ -147,7 +147,7 @@ def _measure_constancy(maps: SaliencyMaps, split: Split, seed: int) -> Evidence:
 
 # %% ../../nbs/auditing/02_places.ipynb #3a9b8d8b
 def measure_objects(
-    maps: SaliencyMaps,
+    maps: SaliencyMaps,  # of the images
     region: torch.Tensor,  # bool N×H×W: where the object is
 ) -> list[Evidence]:
     "The pointing game and the share of heat on the object, against the object's share of the picture."

@@ -48,7 +48,7 @@ def worst_slice(
     values: torch.Tensor,  # N×D pooled features
     predictions: Predictions,  # of the same images, with labels
     each: int = 4,  # slices of each class, at most
-    seed: int = 0,
+    seed: int = 0,  # of what is drawn
 ) -> tuple[
     np.ndarray, np.ndarray
 ]:  # N bools: in the worst slice; N bools: held out for measuring
@@ -84,10 +84,10 @@ def _slice_figure(split: Split, inside: np.ndarray, correct: np.ndarray) -> Figu
 
 
 def measure_slices(
-    split: Split,
+    split: Split,  # the images
     predictions: Predictions,  # of the split
     pooled: torch.Tensor,  # N×D pooled features of the split
-    seed: int = 0,
+    seed: int = 0,  # of what is drawn
 ) -> Evidence:
     "The accuracy of the worst slice that was found without labels of groups."
     correct = predictions.correct.numpy()
@@ -116,7 +116,7 @@ def measure_slices(
 # %% ../../nbs/auditing/06_slices.ipynb #9804f300
 def measure_features(
     model,  # a trained network
-    split: Split,
+    split: Split,  # the images
     predictions: Predictions,  # of the split
     top: int = 5,  # features per class
 ) -> Evidence:

@@ -158,7 +158,7 @@ def _balanced_interval(labels, answers) -> tuple[float, float]:
 def measure_surface(
     families: dict[str, np.ndarray],  # family -> N×d numbers
     labels: np.ndarray,  # N
-    seed: int = 0,
+    seed: int = 0,  # of what is drawn
 ) -> list[Evidence]:
     "For each family of numbers, how well it alone predicts the class."
     labels, found = np.asarray(labels), []
@@ -200,8 +200,8 @@ def _thumbnails(split: Split) -> torch.Tensor:  # N×192
 
 
 def near_duplicates(
-    a: Split,
-    b: Split,
+    a: Split,  # the first images
+    b: Split,  # the second
     levels: float = 2.0,  # largest mean difference, in grey levels of 255
 ) -> pd.DataFrame:  # place in a, place in b, difference
     "Pairs of images, one of each split, whose thumbnails are nearly the same."
