@@ -68,7 +68,9 @@ def worst(m, bench):
 def test_one_group_is_erm():
     b = noise(256)
     one_group = [
-        Split.from_tensors(s.images, s.labels, torch.zeros(len(s)))
+        Split.from_tensors(
+            s.images, s.labels, torch.zeros(len(s)), class_names=["a", "b"]
+        )
         for s in (b.train, b.val)
     ]
     b = Benchmark("one", *one_group, {})

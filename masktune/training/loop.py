@@ -25,6 +25,7 @@ from ..core.random import make_generator
 from ..data.batches import Batch
 from ..data.benchmark import Benchmark
 from ..data.split import Split
+from ..evaluation.features import Features
 from ..evaluation.metrics import predict
 from ..models.network import Network, check_outputs
 from ..models.wrap import as_network, use_channels_last
@@ -296,7 +297,7 @@ def prepare_network(
     net = copy.deepcopy(net).to(resolve_device(settings.device))
     if net.ends_in_probabilities:
         net.end = None  # losses want logits
-    if settings.channels_last:
+    if settings.channels_last and not isinstance(bench.train, Features):
         use_channels_last(net, bench.train.image_size)
     return net
 
