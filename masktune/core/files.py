@@ -25,6 +25,8 @@ def resolve_path(
     path,  # a file or folder; `~` is the home folder
 ) -> Path:
     "The absolute path of `path`; a relative one counts from the working directory."
+    if "\0" in str(path):
+        raise ValueError(f"{str(path)!r} is not a path: it holds a null character.")
     here = Path.cwd()
     for folder in (here, *here.parents):
         if folder.name == "nbs" and _is_our_checkout(folder.parent):
