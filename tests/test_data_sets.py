@@ -342,7 +342,7 @@ def test_in9_without_the_challenge_says_so(tmp_path):
 
 def test_a_set_that_is_only_a_test_is_not_trained_on(tmp_path):
     b = load_benchmark(
-        "imagenet_a", make_miniature("imagenet_a", tmp_path, n=1), size=8
+        "imagenet_a", make_miniature("imagenet_a", tmp_path, n=1), size=32
     )
     with pytest.raises(ValueError, match="this split has no images.*ImageNet-A"):
         ERM(epochs=1).fit(create_model("small_cnn", 43), b)
