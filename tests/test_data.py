@@ -106,7 +106,9 @@ def test_odd_files_are_read_upright_and_in_colour(tmp_path):
     assert load_image(tmp_path / "turned.jpg").shape == (40, 6, 3) and load_image(
         tmp_path / "grey.png"
     ).shape == (6, 40, 3)
-    assert load_image(tmp_path / "clear.png")[0, 0].tolist() == [217, 218, 220], "laid on white"
+    assert load_image(tmp_path / "clear.png")[0, 0].tolist() == [217, 218, 220], (
+        "laid on white"
+    )
 
 
 def test_what_lies_in_the_cache_is_what_pillow_decodes(tmp_path):

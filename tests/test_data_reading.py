@@ -91,7 +91,9 @@ def test_missing_parts_are_cut_from_train_and_said(tmp_path):
         "val": 9,
         "test": 9,
     }
-    assert "no val images were given: 15 % of train is held out" in b._repr_markdown_()
+    assert (
+        "no val images were given: 15 % of train is held out" in b._repr_markdown_()
+    )
     fill(tmp_path / "test", n=2)
     b = Benchmark.from_folder(tmp_path)
     assert {k: len(s) for k, s in b.splits.items()} == {

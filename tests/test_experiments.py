@@ -302,4 +302,7 @@ def test_fit_a_folder_from_the_command_line(tmp_path):
     done = subprocess.run(
         [MASKTUNE, "fit", tmp_path / "photo"], capture_output=True, text=True
     )
-    assert done.returncode and f"there is no folder {tmp_path / 'photo'}" in done.stderr
+    assert (
+        done.returncode
+        and f"there is no folder {tmp_path / 'photo'}" in done.stderr
+    )

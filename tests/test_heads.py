@@ -1,4 +1,4 @@
-"Features and heads: held against scikit-learn, kept and refused files, balance, DFR, AFR, last-layer retraining."
+"Features and heads: held against scikit-learn, files, balance, DFR, AFR, last-layer retraining."
 
 import time
 
@@ -27,7 +27,7 @@ from masktune.models.zoo import create_model, load_model, save_model
 
 
 def rows(n, strength, seed, d=12, core=1.0, cue=4.0):
-    "Class, and a cue that goes with it for `strength` of the rows: column 0 shows the class, column 1 the cue, the rest nothing"
+    "Column 0 shows the class, column 1 a cue that goes with it for `strength` of the rows, the rest nothing"
     g = make_generator(seed, "rows", n, strength)
     y = torch.arange(n) % 2
     a = torch.where(torch.rand(n, generator=g) < strength, y, 1 - y)
@@ -88,12 +88,17 @@ def test_a_head_is_what_scikit_learn_fits(penalty):
             tol=1e-8,
             max_iter=20000,
         ).fit(x, y, w)
-        cost = lambda W, b: loss(W, b) + penalty["l1"] * W.abs().sum().item()
+
+        def cost(W, b):
+            return loss(W, b) + penalty["l1"] * W.abs().sum().item()
     else:  # two rows of the softmax share one weight: ‖W‖² is half as large
         s = LogisticRegression(C=2 / penalty["l2"], tol=1e-8, max_iter=5000).fit(
             x, y, w
         )
-        cost = lambda W, b: loss(W, b) + penalty["l2"] / 2 * W.square().sum().item()
+
+        def cost(W, b):
+            return loss(W, b) + penalty["l2"] / 2 * W.square().sum().item()
+
     v, c = torch.from_numpy(s.coef_), torch.from_numpy(s.intercept_)
     theirs = cost(torch.cat([-v / 2, v / 2]), torch.cat([-c / 2, c / 2]))
     assert cost(W, b) < theirs + 1e-5 and torch.allclose(
@@ -119,9 +124,12 @@ def test_weights_are_repetitions_and_standardising_is_folded_back():
     stretched = Features.from_tensors(
         f.values.float() * torch.linspace(0.1, 9, 12) + 3, f.labels, f.groups
     )
-    z = lambda f: head_as_network(
-        fit_head(f, l1=0.01, standardize=f, tol=1e-6, device="cpu")
-    )
+
+    def z(f):
+        return head_as_network(
+            fit_head(f, l1=0.01, standardize=f, tol=1e-6, device="cpu")
+        )
+
     assert torch.allclose(
         predict(z(f), f).logits, predict(z(stretched), stretched).logits, atol=0.02
     )
@@ -304,9 +312,12 @@ def test_afr_weighs_what_the_first_head_is_unsure_of(bench, erm):
     "γ = 0 and a strong pull leave the head; with γ the rows it gets wrong count more"
     m = AFR(gammas=(0.0,), reg_strengths=(1e4,), device="cpu").fit(erm, bench)
     assert torch.allclose(m.model_.head.weight, erm.model_.head.weight, atol=1e-3)
-    lies = lambda m: (
-        evaluate(m.model_, bench.tests["balanced"]).groups.accuracy[1:3].mean()
-    )
+
+    def lies(m):
+        return (
+            evaluate(m.model_, bench.tests["balanced"]).groups.accuracy[1:3].mean()
+        )
+
     none, some, more = (
         lies(AFR(gammas=(g,), reg_strengths=(0.001,), device="cpu").fit(erm, bench))
         for g in (0.0, 2.0, 8.0)
@@ -382,7 +393,7 @@ def test_features_of_a_network(images, tmp_path):
 
 
 def test_a_new_head_leaves_the_rest(images, tmp_path):
-    "Another head needs no new features; the network that came in and the layers below stay; the result is saved and loaded"
+    "Another head needs no new features; the network and the layers below stay; the result is saved and loaded"
     bench, erm = images
     before = fingerprint(erm.model_)
     m = LastLayerRetraining(device="cpu").fit(erm, bench, checkpoint=tmp_path)

@@ -147,9 +147,9 @@ def test_a_killed_fine_tune_resumes(fitted, tmp_path):
         "small", bench.train.subset(range(0, 4000, 10)), bench.val, {}
     )
 
-    make = lambda left=None: MaskTune(
-        iterations=2, augment=Interrupted(left), device="cpu"
-    )
+    def make(left=None):
+        return MaskTune(iterations=2, augment=Interrupted(left), device="cpu")
+
     whole = make().fit(erm, small)
     with pytest.raises(Stop):
         make(6).fit(erm, small, checkpoint=tmp_path)
@@ -272,9 +272,7 @@ def test_a_network_of_other_classes_is_refused(fitted):
     bench, erm = fitted
     ten = create_model("small_cnn", 10)
     for method in (ERM, GroupDRO, JTT, ULE, DeepGamblers):
-        with pytest.raises(
-            ValueError, match="10 outputs, the data 2 classes"
-        ):
+        with pytest.raises(ValueError, match="10 outputs, the data 2 classes"):
             method(epochs=1, device="cpu").fit(ten, bench)
 
 

@@ -1,4 +1,4 @@
-"NeuronTune finds what was planted, silences it for good, and chooses without groups; on images, on any features, on text."
+"NeuronTune finds what was planted, silences it for good, and chooses without groups."
 
 import pytest
 import torch
@@ -121,7 +121,7 @@ def test_any_class_or_all():
 
 
 def test_what_each_half_is_for(monkeypatch):
-    'With tune_on="val" it identifies on one half of validation and tunes on the other; else it tunes on train'
+    'With tune_on="val" it identifies on one half of validation and tunes on the other'
     import masktune.methods.neurontune as nt
 
     b, tuned_on, identified_on = bench_of(2), [], []
@@ -151,7 +151,10 @@ def test_what_each_half_is_for(monkeypatch):
 
 def test_the_choice_is_by_sfit_and_needs_no_groups():
     b = bench_of(3)
-    bare = lambda f: Features.from_tensors(f.values, f.labels)
+
+    def bare(f):
+        return Features.from_tensors(f.values, f.labels)
+
     none = Benchmark("linear", bare(b.train), bare(b.val), {})
     first = LastLayerRetraining(device="cpu").fit(None, none)
     a, c = (
@@ -231,9 +234,10 @@ def test_on_text():
     def texts(n, strength, purpose):
         g, y = make_generator(0, "text", purpose), torch.arange(n) % 2
         cue = assign_spurious_labels(y, 2, strength, g)
-        pick = lambda words: words[
-            int(torch.randint(len(words), (1,), generator=g))
-        ]
+
+        def pick(words):
+            return words[int(torch.randint(len(words), (1,), generator=g))]
+
         words = [
             ["decent", "fine", "good", "nice", "pleasing", "fair"],
             ["dull", "weak", "slow", "shabby", "cold", "sad"],

@@ -125,7 +125,7 @@ def small_vgg():
 
 
 def built(name):
-    "A network with random weights whose maps aren't flat: batch statistics of its own images, and no layer scale or head that starts at zero"
+    "A network with random weights whose maps aren't flat: own batch statistics, no layer that starts at zero"
     make, size, layer = FAMILIES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -439,7 +439,7 @@ def test_seven_by_seven_maps_take_98_bytes(tmp_path):
 
 
 def test_masks_of_a_view_lie_where_the_view_was():
-    "A bright spot that decides everything, seen through a resized and cropped view, is hidden in the picture itself"
+    "A bright spot, seen through a resized and cropped view, is hidden in the picture itself"
     net = tiny(
         (nn.Conv2d, 3, 1, 8, 8),
         (nn.ReLU,),

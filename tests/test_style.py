@@ -164,7 +164,8 @@ def test_lines_are_short():
                 if not line.startswith("#|"):
                     shown[f"{p.relative_to(ROOT)}: {line}"] = len(line)
     print(
-        f"widest line of a module: {max(wide.values())}; widest line of a cell that a page shows: {max(shown.values())}"
+        f"widest line of a module: {max(wide.values())};"
+        f" widest line of a cell that a page shows: {max(shown.values())}"
     )
     assert not {k: n for k, n in wide.items() if n > 110}
     assert not {k: n for k, n in shown.items() if n > 84}
@@ -259,7 +260,10 @@ def test_the_public_names():
 
 
 def test_import_is_cheap():
-    code = "import time; t = time.perf_counter(); import masktune; masktune.__all__; print(time.perf_counter() - t)"
+    code = (
+        "import time; t = time.perf_counter(); import masktune; masktune.__all__;"
+        "print(time.perf_counter() - t)"
+    )
     seconds = min(
         float(
             subprocess.run(

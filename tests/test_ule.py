@@ -77,7 +77,7 @@ def test_the_term_is_differentiated_twice_and_rightly(opposite):
     loss_of(method, pair, x, y).backward()
     for at in ((0, 3), (1, 40)):
 
-        def moved(step):
+        def moved(step, at=at):
             with torch.no_grad():
                 w[at] += step
             value = loss_of(method, pair, x, y).item()
@@ -129,9 +129,9 @@ def test_the_teacher_has_less_gradient_in_the_planted_square_than_its_student():
 
 
 def test_a_killed_run_ends_with_the_same_bits(bench, tmp_path):
-    make = lambda left=None: ULE(
-        augment=Interrupted(left), optimizer="adamw", lr=1e-3, **SMALL
-    )
+    def make(left=None):
+        return ULE(augment=Interrupted(left), optimizer="adamw", lr=1e-3, **SMALL)
+
     whole, net = (
         make().fit(create_model("small_cnn", 2), bench),
         create_model("small_cnn", 2),

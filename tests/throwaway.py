@@ -11,10 +11,12 @@ epochs: int = None       # passes, 1 or more; None: 3
 out = "runs/tiny"        # the run's folder"""
 
 WRITES = """import json, numpy as np, pandas as pd
-with open(f"{out}/config.json", "w") as f: json.dump(dict(parameters=dict(seed=seed, method=method)), f)
+with open(f"{out}/config.json", "w") as f:
+    json.dump(dict(parameters=dict(seed=seed, method=method)), f)
 value = np.random.default_rng(seed).random(4)
-pd.DataFrame(dict(data="tiny", method=method, seed=seed, sees="labels", weights="last", epoch=pd.array([None]*4, "Int64"), split="test",
-                  metric=["worst_group", "accuracy", "minutes", "group a"], value=value)).to_parquet(f"{out}/metrics.parquet")"""
+rows = dict(data="tiny", method=method, seed=seed, sees="labels", weights="last", split="test", value=value)
+rows |= dict(epoch=pd.array([None]*4, "Int64"), metric=["worst_group", "accuracy", "minutes", "group a"])
+pd.DataFrame(rows).to_parquet(f"{out}/metrics.parquet")"""
 
 
 def notebook(path, *code, parameters=PARAMETERS, tags=("parameters",)):
@@ -37,7 +39,7 @@ def notebook(path, *code, parameters=PARAMETERS, tags=("parameters",)):
 
 
 def forked(does, *args, said=os.devnull, **kwargs):
-    "A call in a process of its own, which begins with what is imported here already; what it prints goes to the file `said`"
+    "A call in a process of its own, with what is imported here; what it prints goes to the file `said`"
 
     def child():
         for s in (signal.SIGINT, signal.SIGTERM):
