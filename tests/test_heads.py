@@ -393,7 +393,7 @@ def test_features_of_a_network(images, tmp_path):
 
 
 def test_a_new_head_leaves_the_rest(images, tmp_path):
-    "Another head needs no new features; the network and the layers below stay; the result is saved and loaded"
+    "Another head needs no new features; the layers below stay; the result is saved and loaded"
     bench, erm = images
     before = fingerprint(erm.model_)
     m = LastLayerRetraining(device="cpu").fit(erm, bench, checkpoint=tmp_path)

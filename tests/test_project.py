@@ -1,7 +1,14 @@
 "The notebooks are clean, and everything made from them is what they say."
 
 import ast
-import configparser, os, shutil, subprocess, sys, sysconfig, tomllib
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
 from pathlib import Path
 
 import nbformat
