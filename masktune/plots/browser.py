@@ -55,6 +55,12 @@ class _Orders:
         found = self.orders
         return -(-len(found[check_choice("order", order, found)]) // self.n)
 
+    def _images_of(self, order, number):
+        found, last = self.orders, self.pages(order) - 1
+        if not 0 <= number <= last:
+            raise ValueError(f"{order!r} has pages 0 to {last}, not {number}.")
+        return found[order][number * self.n : (number + 1) * self.n]
+
 # %% ../../nbs/plots/03_browser.ipynb #7e5e65b0
 class _Captions:
     "What a `Browser` writes under its pictures."
@@ -97,8 +103,8 @@ class _Pages(_Orders, _Captions):
         }
         masks = threshold_maps(next(iter(maps.values())), x.shape[2:], n_std)
         hidden = f"hidden at n_std = {n_std:g}"
-        pictures = {"image": list(x)}
-        pictures[hidden] = [overlay_mask(*row) for row in zip(x, masks)]
+        painted = [overlay_mask(*row) for row in zip(x, masks)]
+        pictures = {"image": list(x), hidden: painted}
         captions = {"image": self._group_names(at)}
         captions[hidden] = [f"{100 * m:.0f} %" for m in masks.float().mean((1, 2))]
         for name, heat in maps.items():
@@ -113,12 +119,6 @@ class _Pages(_Orders, _Captions):
             ],
             scale=1.5,
         )
-
-    def _images_of(self, order, number):
-        found, last = self.orders, self.pages(order) - 1
-        if not 0 <= number <= last:
-            raise ValueError(f"{order!r} has pages 0 to {last}, not {number}.")
-        return found[order][number * self.n : (number + 1) * self.n]
 
 # %% ../../nbs/plots/03_browser.ipynb #185e3ee6
 def _slider(kind, value, largest, description, **options):

@@ -90,7 +90,7 @@ def _label_axes(ax: Axes, size: float, title="", xlabel="", ylabel="") -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _value_limits(values: np.ndarray) -> tuple[float, float]:
+def _value_limits(values) -> tuple[float, float]:
     "From 0 to 100, or as far as the values reach."
     low = min(0.0, float(np.nanmin(values)))
     high = float(np.nanmax(values))
@@ -105,11 +105,9 @@ def _horizontal_bars(
 ) -> Figure:
     "`plot_bars` for many methods: one line per method, one panel per column."
     width = 2 + 2.4 * len(columns)
-    size = _font_size(width)
-    colors = assign_colors(measured)
+    size, colors = _font_size(width), assign_colors(measured)
     fig, axes = plt.subplots(
-        1,
-        len(columns),
+        ncols=len(columns),
         sharey=True,
         squeeze=False,
         figsize=(width, 0.9 + 0.28 * len(measured)),
@@ -127,12 +125,11 @@ def _horizontal_bars(
                 fontsize=size,
                 transform=ax.get_yaxis_transform(),
             )
-        everything = pd.concat(list(measured.values()))[column].to_numpy(float)
-        ax.set(xlim=_value_limits(everything))
+        ax.set_xlim(_value_limits(pd.concat(list(measured.values()))[column]))
         _label_axes(ax, size, title=title, xlabel=unit)
     lines = [f"{name} (n={len(rows)})" for name, rows in measured.items()]
     axes[0, 0].set_yticks(range(len(lines)), lines, fontsize=size)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].yaxis.set_inverted(True)
     plt.close(fig)
     return fig
 
