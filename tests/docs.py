@@ -27,9 +27,10 @@ def pages(root=ROOT) -> list:
 
 
 def code_hash(nb) -> str:
-    "16 digits for what a page computes: its code, whatever its layout and comments"
-    code = [_normal(c.source) for c in nb.cells if c.cell_type == "code"]
-    return hashlib.sha256("\0".join(filter(None, code)).encode()).hexdigest()[:16]
+    "16 digits for what a page computes: its code, whatever its layout, comments and cells"
+    code = "\n".join(_normal(c.source) for c in nb.cells if c.cell_type == "code")
+    lines = "\n".join(line for line in code.splitlines() if line.strip())
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def _normal(source):

@@ -68,7 +68,7 @@ def _celeba_table(root: Path, target: str, confounder: str) -> pd.DataFrame:
         dict(file=t.image_id, label=y, group=2 * y + cue, part=part)
     )
 
-# %% ../../nbs/data/33_face_sets.ipynb #0b876f27
+# %% ../../nbs/data/33_face_sets.ipynb #82dbaf5a
 @register_dataset(
     "celeba",
     ["list_attr_celeba.csv", "list_attr_celeba.txt"],
@@ -113,7 +113,7 @@ def celeba(
         )
     return _name_with_size(bench, "celeba")
 
-
+# %% ../../nbs/data/33_face_sets.ipynb #31a14388
 def _check_different(target, confounder):
     if target == confounder:
         raise ValueError(

@@ -136,7 +136,7 @@ def _one_to_one_rows(root, split) -> list[dict]:
             rows += _dog_rows(root, "test", folder, tested, dog)
     return rows
 
-# %% ../../nbs/data/10_group_sets.ipynb #12779877
+# %% ../../nbs/data/10_group_sets.ipynb #a7635d8e
 def _many_to_many_rows(root, split) -> list[dict]:
     "The rows of an m2m split: two dogs share two places."
     rows = []
@@ -146,7 +146,7 @@ def _many_to_many_rows(root, split) -> list[dict]:
             rows += _dog_rows(root, "test", "0", split.test[j], dog)
     return rows
 
-
+# %% ../../nbs/data/10_group_sets.ipynb #69f8ef94
 @register_dataset(
     "spawrious",
     ["0/*/bulldog/"],
@@ -182,7 +182,7 @@ def spawrious(
     )
     return _name_with_size(bench, "spawrious")
 
-# %% ../../nbs/data/10_group_sets.ipynb #2802b240
+# %% ../../nbs/data/10_group_sets.ipynb #b974d742
 _URBANCARS_LAYOUT = """
 urbancars/
   bg-0.95_co_occur_obj-0.95/train/obj-urban_bg-urban_co_occur_obj-urban/*.jpg ...
@@ -205,7 +205,7 @@ def _urbancars_rows(root: Path, part: str, share: float) -> list[dict]:
         ]
     return rows
 
-
+# %% ../../nbs/data/10_group_sets.ipynb #9822749b
 @register_dataset(
     "urbancars",
     ["bg-0.95_co_occur_obj-0.95/"],

@@ -124,7 +124,7 @@ def _check_counts(dataset: str, part: str, groups: torch.Tensor) -> None:
             f"are {published}. It is another set, or its labels are."
         )
 
-# %% ../../nbs/data/34_hub.ipynb #6cd0f4e3
+# %% ../../nbs/data/34_hub.ipynb #a2095918
 def _ids_of(rows, part: str) -> list[str]:
     "File names, where all are kept and different; else part and position."
     from datasets import Image as ImageFeature
@@ -141,7 +141,7 @@ def _ids_of(rows, part: str) -> list[str]:
 def _label_later(row) -> int:
     return 0  # labels are read with their checks, by `_read_bits`
 
-
+# %% ../../nbs/data/34_hub.ipynb #7e00bbcf
 def hub_benchmark(
     dataset: str,  # one of HUB_COPIES
     title: str,  # name of the benchmark

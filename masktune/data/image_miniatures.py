@@ -23,10 +23,10 @@ from .labels import CELEBA_ATTRIBUTES, IN9_CLASSES, IN9_VARIATIONS
 from .labels import REBIAS_CLASSES, SPAWRIOUS_CLASSES
 from .labels import SPAWRIOUS_LOCATIONS, WATERBIRDS_MISLABELLED
 
-# %% ../../nbs/data/18_image_miniatures.ipynb #19bca73f
+# %% ../../nbs/data/18_image_miniatures.ipynb #9ebf2d00
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-
+# %% ../../nbs/data/18_image_miniatures.ipynb #d25a3938
 class MiniatureWriter:
     "Draws one image after another, all different, and writes them where a set has them."
 

@@ -19,7 +19,7 @@ from .photo_cues import PlantedSplit, _cue_groups, plant_cue
 from .registry import load_benchmark
 from .split import Split
 
-# %% ../../nbs/data/31_photo_settings.ipynb #b85ea198
+# %% ../../nbs/data/31_photo_settings.ipynb #472efb58
 @dataclass(eq=False)
 class PlantedBenchmark:
     "A benchmark with a planted cue, and the truth about each of its parts."
@@ -36,7 +36,7 @@ def _without_cue(split, kind, classes) -> PlantedSplit:
         truth.split.groups, truth.split.group_names = groups
     return truth
 
-
+# %% ../../nbs/data/31_photo_settings.ipynb #09a5d276
 def plant_cue_in_benchmark(
     bench: Benchmark,  # photographs; its first test is used
     kind: str = "sticker",  # one of PHOTO_CUES
@@ -64,7 +64,7 @@ def plant_cue_in_benchmark(
     train, val = splits.pop("train"), splits.pop("val")
     return PlantedBenchmark(Benchmark(name, train, val, splits), truth)
 
-# %% ../../nbs/data/31_photo_settings.ipynb #543d9525
+# %% ../../nbs/data/31_photo_settings.ipynb #92295f8f
 PHOTO_SETS: dict[str, dict[str, Any]] = {
     "cat_dog": dict(name="cifar10", classes=["cat", "dog"]),
     "car_truck": dict(name="cifar10", classes=["automobile", "truck"]),
@@ -91,7 +91,7 @@ def keep_classes(
         kept.images, labels, ids=kept.ids, class_names=classes
     )
 
-
+# %% ../../nbs/data/31_photo_settings.ipynb #3c820b8d
 def balance_groups(
     split: Split,  # with groups
     n: int
@@ -112,7 +112,7 @@ def balance_groups(
     chosen = [order[split.groups[order] == g][:each] for g in range(len(sizes))]
     return split.subset(torch.cat(chosen).sort().values)
 
-# %% ../../nbs/data/31_photo_settings.ipynb #5815c74e
+# %% ../../nbs/data/31_photo_settings.ipynb #227385a6
 def load_photographs(
     name: str,  # one of PHOTO_SETS
     root=None,  # the set's own folder or the one above; None: MASKTUNE_DATA, else `data`
@@ -152,7 +152,7 @@ def _divided(split, seed) -> dict[str, Split]:
     train, val = rest.random_split(0.2, seed, "photographs")
     return {"train": train, "val": val, "test": test}
 
-
+# %% ../../nbs/data/31_photo_settings.ipynb #68c1f219
 def _at_most(split, n, seed, part) -> Split:
     "At most `n` images of each class, at random."
     if n is None:
@@ -165,7 +165,7 @@ def _at_most(split, n, seed, part) -> Split:
     ]
     return split.subset(torch.cat(chosen).sort().values)
 
-# %% ../../nbs/data/31_photo_settings.ipynb #eb26d90d
+# %% ../../nbs/data/31_photo_settings.ipynb #a2dfc342
 class PhotoSetting(NamedTuple):
     "One setting whose truth is known."
 
@@ -189,6 +189,8 @@ _VARIANTS = {  # kind -> classes that have it, place
     "grain": ([0], "upper left"),
     "stripes": (None, "upper left"),
 }
+
+
 _KINDS_OF_SET = {
     "cat_dog": "sticker watermark frame tint grain brightness".split(),
     "plane_ship": "sticker date ruler frame tint stripes".split(),
@@ -196,7 +198,7 @@ _KINDS_OF_SET = {
     "smiles": "sticker watermark ruler frame brightness stripes".split(),
 }
 
-
+# %% ../../nbs/data/31_photo_settings.ipynb #377a7ef2
 def photo_settings(
     spurious_correlation: float = 0.97,  # of the settings that have a shortcut
 ) -> list[PhotoSetting]:  # 48 of them, half of them with a shortcut

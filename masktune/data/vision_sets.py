@@ -146,12 +146,12 @@ def _note_skipped(split: Split, wrong: list[str]) -> None:
     )
     split.skipped += wrong
 
-# %% ../../nbs/data/09_vision_sets.ipynb #395fd91d
+# %% ../../nbs/data/09_vision_sets.ipynb #e445a406
 _PETS_LAYOUT = """
 dogs-vs-cats/
   train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg"""
 
-
+# %% ../../nbs/data/09_vision_sets.ipynb #1e88fbb2
 @register_dataset(
     "cats_vs_dogs",
     ["train/cat.0.jpg", "cat.0.jpg"],

@@ -9,7 +9,7 @@ __all__ = ['pointing_game']
 import torch
 import torch.nn.functional as F
 
-# %% ../../nbs/evaluation/03_localisation.ipynb #6675dee3
+# %% ../../nbs/evaluation/03_localisation.ipynb #07abbb1f
 def _values_and_size(maps, region):
     "(N×h×w heat, (H, W) of the images) of `SaliencyMaps` or of a plain tensor"
     values = getattr(maps, "values", None)
@@ -22,7 +22,7 @@ def _values_and_size(maps, region):
         )
     return maps, tuple(region.shape[-2:])
 
-
+# %% ../../nbs/evaluation/03_localisation.ipynb #0a4aa6ca
 def pointing_game(
     maps,  # SaliencyMaps of N images, or heat as a tensor N×h×w
     region,  # bool H×W, or N×H×W: where the cue is

@@ -188,7 +188,7 @@ class HeadMethod(Method):
     ) -> tuple[nn.Linear, pd.DataFrame]:
         raise NotImplementedError
 
-# %% ../../nbs/methods/03_heads.ipynb #f5053f29
+# %% ../../nbs/methods/03_heads.ipynb #2f532019
 def _checked_start(method, model, bench):
     "The network to start from, as it was given"
     name = type(method).__name__
@@ -228,7 +228,7 @@ def _blank_network(method, bench):
     k, d = bench.n_classes, bench.train.width
     return head_as_network(linear_from_weights(torch.zeros(k, d), torch.zeros(k)))
 
-
+# %% ../../nbs/methods/03_heads.ipynb #aa129b13
 def _not_fitted_error(method):
     name = type(method).__name__
     return ValueError(
