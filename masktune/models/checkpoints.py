@@ -29,11 +29,11 @@ _ENTRIES = (
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
-# %% ../../nbs/models/08_checkpoints.ipynb #cf397f3b
+# %% ../../nbs/models/08_checkpoints.ipynb #d02de66a
 class Stored(NamedTuple):
     "What a file holds"
 
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]  # name -> values
     about: dict  # the other entries, or the metadata of safetensors
 
 

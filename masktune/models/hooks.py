@@ -23,7 +23,7 @@ class Call(NamedTuple):
     "One call of a layer"
 
     name: str  # of the layer
-    layer: nn.Module
+    layer: nn.Module  # the layer itself
     nth: int  # which call of this layer
     start: int  # when it began, in calls
     end: int  # when it ended
@@ -224,7 +224,11 @@ class CutNetwork(nn.Module):
         self.memory = _Memory()
 
     @torch.compiler.disable
-    def forward(self, x):
+    def forward(
+        self,
+        x: torch.Tensor,  # float N×C×H×W, normalised
+    ) -> torch.Tensor:
+        "Run the network until the cut."
         layer = self.net.get_submodule(self.cut.layer)
         forward = layer.forward
 
@@ -295,7 +299,7 @@ def _going_on(net, cut, features, remembered):
         forwards[layer] = _counting(first, layer.forward)
     return forwards
 
-# %% ../../nbs/models/06_hooks.ipynb #91ee50f1
+# %% ../../nbs/models/06_hooks.ipynb #6cef3bc9
 class CutEnd(nn.Module):
     "Features at a cut -> the vectors that the head is given"
 
@@ -309,7 +313,11 @@ class CutEnd(nn.Module):
         )  # in a tuple, so that its parameters are not counted twice
 
     @torch.compiler.disable
-    def forward(self, features):
+    def forward(
+        self,
+        features: torch.Tensor,  # what `CutNetwork` returns
+    ) -> torch.Tensor:
+        "Run the network from the cut to its head."
         start = self.start[0]
         net, cut = start.net, start.cut
         shape = cut.sizes.get(tuple(features.shape[1:]), start.image)

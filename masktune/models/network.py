@@ -71,39 +71,65 @@ class _Parts(nn.Module):
         self.register_buffer("mean", _per_channel(mean))
         self.register_buffer("std", _per_channel(std))
 
-# %% ../../nbs/models/00_network.ipynb #80b7e3cf
-class _Steps(_Parts):
-    "The steps through the parts"
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        "float N×C×H×W in [0, 1] -> feature maps N×c×h×w, or tokens N×T×c"
-        if not self.allows_channels_last:
-            x = x.contiguous()
-        if self.mean is not None and self.std is not None:
-            x = (x - self.mean) / self.std
-        return self.backbone(x)
-
-    def pool(self, features: torch.Tensor) -> torch.Tensor:
-        "Feature maps -> N×D vectors, which the head weighs"
-        return self.neck(features)
-
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        "Images -> N×K logits, also where the network itself ends in probabilities"
-        z = self.head(self.pool(self.features(x)))
-        return z if self.end is None or self.ends_in_probabilities else self.end(z)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        z = self.head(self.pool(self.features(x)))
-        return z if self.end is None else self.end(z)
+# %% ../../nbs/models/00_network.ipynb #d70ed730
+class _Ended(_Parts):
+    "A network and what follows its head"
 
     @property
     def ends_in_probabilities(self) -> bool:
         "Whether `forward` gives probabilities, not logits"
         return isinstance(self.end, (nn.Softmax, nn.Sigmoid))
 
+# %% ../../nbs/models/00_network.ipynb #d5f1210a
+class _Steps(_Ended):
+    "The steps through the parts"
+
+    def features(
+        self,
+        x: torch.Tensor,  # float N×C×H×W in [0, 1]
+    ) -> torch.Tensor:  # N×c×h×w, or tokens N×T×c
+        "Make feature maps of images."
+        if not self.allows_channels_last:
+            x = x.contiguous()
+        if self.mean is not None and self.std is not None:
+            x = (x - self.mean) / self.std
+        return self.backbone(x)
+
+    def pool(
+        self,
+        features: torch.Tensor,  # what `features` returns
+    ) -> torch.Tensor:  # N×D
+        "Make the vectors that the head weighs of feature maps."
+        return self.neck(features)
+
+    def logits(
+        self,
+        x: torch.Tensor,  # float N×C×H×W in [0, 1]
+    ) -> torch.Tensor:  # N×K
+        "Make logits of images, also where the network itself ends in probabilities."
+        z = self.head(self.pool(self.features(x)))
+        return z if self.end is None or self.ends_in_probabilities else self.end(z)
+
+    def forward(
+        self,
+        x: torch.Tensor,  # float N×C×H×W in [0, 1]
+    ) -> torch.Tensor:  # N×K
+        "Make what the network gives of images: logits, or what follows them."
+        z = self.head(self.pool(self.features(x)))
+        return z if self.end is None else self.end(z)
+
 # %% ../../nbs/models/00_network.ipynb #78d6c184
 class _Described(_Steps):
     "How a network is shown, and how its images were prepared"
+
+    def set_normalisation(
+        self,
+        mean,  # of each channel, in [0, 1]
+        std,  # of each channel
+    ):
+        "Normalise images by mean and std of each channel from now on."
+        self.mean = _per_channel(mean).to(self.head.weight.device)
+        self.std = _per_channel(std).to(self.head.weight.device)
 
     @property
     def input_config(self) -> dict | None:
@@ -128,7 +154,7 @@ class _Described(_Steps):
         name, text = self._title()
         return f"**{name}**: {text}, {self.head.in_features} pooled features"
 
-# %% ../../nbs/models/00_network.ipynb #75eb7a7a
+# %% ../../nbs/models/00_network.ipynb #7d7693ad
 class Network(_Described):
     """A classifier of images in [0, 1]: `head(pool(features(x)))`.
 
@@ -145,11 +171,6 @@ class Network(_Described):
         "Where the weights are"
         return self.head.weight.device
 
-    def set_normalisation(self, mean, std):
-        "Normalise images by mean and std of each channel from now on."
-        self.mean = _per_channel(mean).to(self.device)
-        self.std = _per_channel(std).to(self.device)
-
     @property
     def map_module(self) -> nn.Module:
         "The layer whose output saliency maps are made of"
@@ -158,7 +179,10 @@ class Network(_Described):
         owner = getattr(self.backbone, "net", self.neck)
         return owner.get_submodule(self.map_layer)
 
-    def into(self, net: nn.Module) -> nn.Module:
+    def into(
+        self,
+        net: nn.Module,  # a network such as the one that was wrapped
+    ) -> nn.Module:  # `net`
         """Write the weights into `net`, a network such as the one that was wrapped, and return it.
 
         A `ValueError` is raised if `net` has other layers, or does not give the same logits afterwards.

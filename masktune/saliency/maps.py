@@ -6,6 +6,7 @@
 __all__ = ['SaliencyMaps', 'SaliencyMasks', 'compute_maps']
 
 # %% ../../nbs/saliency/02_maps.ipynb #b6b93c1c
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +31,25 @@ def _stale_error(path, what):
         f"{path} is stale: it was made from other {what}. Delete it, or name another file."
     )
 
-
+# %% ../../nbs/saliency/02_maps.ipynb #78003f22
 class _Shown:
-    "How maps are shown"
+    "How maps are shown and kept"
 
     values: torch.Tensor
     size: tuple[int, int]
     made_from: dict
     agreement: float | None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def save(
+        self,
+        path,  # one file
+    ):
+        "Write the maps to one file, whole or not at all."
+        with atomic_write(path) as temp:
+            torch.save(vars(self), temp)
 
     @property
     def n_blank(self) -> int:
@@ -61,7 +73,7 @@ class _Shown:
             text += f"; {percent:.2f} % of mask pixels agree with full precision"
         return text
 
-# %% ../../nbs/saliency/02_maps.ipynb #48387f46
+# %% ../../nbs/saliency/02_maps.ipynb #17a60f62
 @dataclass(eq=False, repr=False)
 class SaliencyMaps(_Shown):
     "One small map for every image of a split."
@@ -70,27 +82,25 @@ class SaliencyMaps(_Shown):
     correct: torch.Tensor  # N bools: whether the prediction was right
     size: tuple[int, int]  # (H, W) of the images
     made_from: dict  # what they belong to: weights and images (fingerprints), method, target, view
-    box: tuple[int, int, int, int] | None = (
-        None  # the part of the image that the network saw; None: all of it
-    )
-    agreement: float | None = (
-        None  # share of mask pixels (n_std=2) that agree with `cam` on the first images
-    )
+    # the part of the image that the network saw: (top, left, bottom, right); None: all of it
+    box: tuple[int, int, int, int] | None = None
+    # share of mask pixels (n_std=2) that agree with `cam` on the first images
+    agreement: float | None = None
 
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def masks(self, fill="black", **rule) -> "SaliencyMasks":
-        "Make masks by a rule (the options of `threshold_maps`); `fill` as in `apply_mask`."
+    def masks(
+        self,
+        fill="black",  # what hidden pixels become, see `apply_mask`
+        **rule,  # n_std, stats_over, threshold_at, top_fraction: see `threshold_maps`
+    ) -> "SaliencyMasks":
+        "Make masks by a rule."
         return SaliencyMasks(self, rule, fill)
 
-    def save(self, path):
-        "Write the maps to one file, whole or not at all."
-        with atomic_write(path) as temp:
-            torch.save(vars(self), temp)
-
     @classmethod
-    def load(cls, path, **made_from) -> "SaliencyMaps":
+    def load(
+        cls,
+        path,  # what `save` wrote
+        **made_from,  # what they must have been made from: weights=..., images=..., ...
+    ) -> "SaliencyMaps":
         "Read maps from a file; a `ValueError` is raised if they were made from other things."
         try:
             kept = torch.load(path, weights_only=True)
@@ -122,19 +132,15 @@ def _thresholded(maps, index, rule):
     seen = threshold_maps(values, (bottom - top, right - left), **rule)
     return uncrop_mask(seen, box, size)
 
-# %% ../../nbs/saliency/02_maps.ipynb #7629eae8
+# %% ../../nbs/saliency/02_maps.ipynb #c8bf40d1
 @dataclass(eq=False, repr=False)
 class SaliencyMasks:
     "Masks that are made when they are asked for: `masks[index]` is a tensor of bools N×H×W, True = hidden."
 
     maps: SaliencyMaps  # where the network looked
-    rule: (
-        dict  # n_std, stats_over, threshold_at, top_fraction: see `threshold_maps`
-    )
+    rule: dict  # the options of `threshold_maps`
     fill: object = "black"  # see `apply_mask`
-    previous: "SaliencyMasks | None" = (
-        None  # masks of an earlier iteration, hidden as well
-    )
+    previous: "SaliencyMasks | None" = None  # of an earlier iteration
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -143,21 +149,26 @@ class SaliencyMasks:
         masks = _thresholded(self.maps, index, self.rule)
         return masks | self.previous[index] if self.previous else masks
 
-    def apply(self, x, index, moved: torch.Generator | None = None) -> torch.Tensor:
-        "Hide masks in the pixels `x` of the images at `index`; with `moved`, at random places."
+    def apply(
+        self,
+        x: torch.Tensor,  # float n×C×H×W in [0, 1]
+        index: torch.Tensor,  # int64 n: which images of the split these are
+        moved: torch.Generator | None = None,  # put each mask at a random place
+    ) -> torch.Tensor:  # like x
+        "Return the images with their masks hidden."
         masks = self[index]
         if moved is not None:
             masks = relocate_masks(masks, moved)
         return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
 
     def hidden_pixels(self) -> torch.Tensor:
-        "Count the hidden pixels of each image: int64 N."
+        "Count the hidden pixels of each image."
         return _hidden_pixels(self)
 
     def masked_fraction(self) -> float:
         "How much of an image is hidden, on average"
-        H, W = self.maps.size
-        return self.hidden_pixels().sum().item() / (len(self) * H * W)
+        n = len(self) * math.prod(self.maps.size)
+        return self.hidden_pixels().sum().item() / n
 
     @property
     def n_blank(self) -> int:
@@ -165,8 +176,9 @@ class SaliencyMasks:
         return int((self.hidden_pixels() == 0).sum())
 
     def __repr__(self) -> str:
-        rule = "".join(f", {k}={v!r}" for k, v in self.rule.items())
-        return f"SaliencyMasks({len(self):,} masks, fill={self.fill!r}{rule})"
+        return (
+            f"SaliencyMasks({len(self):,} masks, {self.rule}, fill={self.fill!r})"
+        )
 
 # %% ../../nbs/saliency/02_maps.ipynb #c7b7f030
 def _normalised_halves(maps):
@@ -255,7 +267,7 @@ class _Look(_Pass):
         self.correct = gather_across_ranks(self.correct)
         self.agreement = gather_across_ranks([self.agreement])[0]
 
-# %% ../../nbs/saliency/02_maps.ipynb #98ea8795
+# %% ../../nbs/saliency/02_maps.ipynb #404d781b
 def _not_finite_error(n, total):
     return ValueError(
         f"the logits or maps of {n} of {total} images are not finite: "
