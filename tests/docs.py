@@ -84,6 +84,8 @@ def run(page):
 def stale(nb) -> list:
     "Whether the outputs are those of the code"
     kept = nb.metadata.get("ran")
+    if not any(c.cell_type == "code" for c in nb.cells):
+        return []
     if kept is None:
         return [
             "no note of which code was run: run it with `make notebooks NB=...`"

@@ -69,6 +69,12 @@ def _celeba_table(root: Path, target: str, confounder: str) -> pd.DataFrame:
     )
 
 # %% ../../nbs/data/33_face_sets.ipynb #82dbaf5a
+def _celeba_names(target, confounder):
+    "(names of the labels, names of the groups)"
+    classes, cues = [f"not {target}", target], [f"not {confounder}", confounder]
+    return classes, [f"{name}, {cue}" for name in classes for cue in cues]
+
+# %% ../../nbs/data/33_face_sets.ipynb #bdeaa007
 @register_dataset(
     "celeba",
     ["list_attr_celeba.csv", "list_attr_celeba.txt"],
@@ -93,10 +99,7 @@ def celeba(
         check_choice(what, attribute, CELEBA_ATTRIBUTES)
     _check_different(target, confounder)
     title = f"CelebA ({target} / {confounder})"
-    classes = [f"not {target}", target]
-    groups = [
-        f"{n}, {c}" for n in classes for c in (f"not {confounder}", confounder)
-    ]
+    classes, groups = _celeba_names(target, confounder)
     options = dict(size=size, on_error=on_error, resize=resize, like=like)
     if check_choice("source", source, ["folder", "hf"]) == "hf":
         columns = {target: None, confounder: None}

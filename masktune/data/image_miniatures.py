@@ -42,10 +42,8 @@ class MiniatureWriter:
         self.count += 1
         draw = make_generator(self.count, "miniature")
         character = characters[label % len(characters)]
-        ink, cue = (
-            render_characters(character, size, draw),
-            torch.tensor([ground % 5]),
-        )
+        ink = render_characters(character, size, draw)
+        cue = torch.tensor([ground % 5])
         image = compose_glyphs(ink, cue, "background", draw)[0]
         return image.permute(1, 2, 0).numpy()
 

@@ -218,8 +218,7 @@ def plant_cue(
     split: Split,  # photographs in color, with labels; its own groups are dropped
     kind: str = "sticker",  # one of PHOTO_CUES
     spurious_correlation: float = 0.95,  # share of each class that has its own cue
-    classes: list[int]
-    | None = None,  # classes that have a cue; None: all, each its own
+    classes: list[int] | None = None,  # that have a cue; None: all, each its own
     place: str = "upper left",  # one of PLACES
     scale: float = 0.15,  # size of the cue as a share of the shorter side
     opacity: float | None = None,  # in (0, 1]; None: the kind's own
@@ -245,16 +244,14 @@ def plant_cue(
     images, masks = _paint_cues(
         split, kind, cue, place, scale, opacity, seed, purpose
     )
-    groups, group_names = (
-        _cue_groups(split, cue, classes) if classes else (None, None)
-    )
+    groups, names = _cue_groups(split, cue, classes) if classes else (None, None)
     planted = Split.from_tensors(
         images,
         split.labels,
         groups,
         ids=split.ids,
         class_names=split.class_names,
-        group_names=group_names,
+        group_names=names,
     )
     return PlantedSplit(planted, cue, masks)
 

@@ -152,6 +152,12 @@ dogs-vs-cats/
   train/cat.0.jpg ... cat.12499.jpg, dog.0.jpg ... dog.12499.jpg"""
 
 # %% ../../nbs/data/09_vision_sets.ipynb #1e88fbb2
+def _pet(match) -> dict:
+    "A row of the table from a file name such as train/cat.12.jpg."
+    part = {0: "test", 1: "val"}.get(int(match[2]) % 5, "train")
+    return dict(file=match.string, label=int(match[1] == "dog"), part=part)
+
+# %% ../../nbs/data/09_vision_sets.ipynb #3059c103
 @register_dataset(
     "cats_vs_dogs",
     ["train/cat.0.jpg", "cat.0.jpg"],
@@ -167,9 +173,8 @@ def cats_vs_dogs(
 ) -> Benchmark:
     "Cats and dogs; image number mod 5: 0 for testing, 1 for validation."
     root = find_dataset("cats_vs_dogs", root)
-    files = _image_files(
-        root / "train" if (root / "train").is_dir() else root, root
-    )
+    folder = root / "train" if (root / "train").is_dir() else root
+    files = _image_files(folder, root)
     named, wrong = _match_names(
         root,
         files,
@@ -177,19 +182,10 @@ def cats_vs_dogs(
         "cat.0.jpg or dog.0.jpg",
         on_error,
     )
-    parts = {0: "test", 1: "val"}
-    rows = [
-        dict(
-            file=m.string,
-            label=int(m[1] == "dog"),
-            part=parts.get(int(m[2]) % 5, "train"),
-        )
-        for m in named
-    ]
     bench = benchmark_from_table(
         "Cats vs Dogs",
         root,
-        pd.DataFrame(rows),
+        pd.DataFrame([_pet(m) for m in named]),
         ["cat", "dog"],
         None,
         size,

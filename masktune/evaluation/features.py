@@ -23,8 +23,8 @@ from ..models.network import Network, eval_mode
 from ..models.wrap import wrap
 
 # %% ../../nbs/evaluation/04_features.ipynb #c9960211
-class Features(Split):
-    "One vector for each example, with labels and, where they are known, groups."
+class _FeatureTable(Split):
+    "The columns of `Features`."
 
     @property
     def values(self) -> torch.Tensor:
@@ -35,6 +35,28 @@ class Features(Split):
     def width(self) -> int:
         "D, how many features there are."
         return self._images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        "(1, D): to a network, a row is an image of one line."
+        return 1, self.width
+
+    @functools.cached_property
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        "float D, float D: mean and deviation of each column; 1 where it never changes."
+        x = self.values.float()
+        mean = x.mean(0)
+        squares = [(part - mean).square().sum(0) for part in x.split(4096)]
+        deviation = torch.stack(squares).sum(0).div(len(x)).sqrt()
+        constant = deviation <= 1e-6 * mean.abs() + 1e-12
+        return mean, deviation.masked_fill(constant, 1.0)
+
+    def _size_text(self):
+        return f"{len(self):,} rows of {self.width} features"
+
+# %% ../../nbs/evaluation/04_features.ipynb #7e255049
+class Features(_FeatureTable):
+    "One vector for each example, with labels and, where they are known, groups."
 
     @classmethod
     def from_tensors(
@@ -65,24 +87,6 @@ class Features(Split):
         values = self.values.masked_fill(silenced, 0)
         names = (self.ids, self.class_names, self.group_names)
         return type(self)(values, self.labels, self.groups, *names)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        "(1, D): to a network, a row is an image of one line."
-        return 1, self.width
-
-    @functools.cached_property
-    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        "float D, float D: mean and deviation of each column; 1 where it never changes."
-        x = self.values.float()
-        mean = x.mean(0)
-        squares = [(part - mean).square().sum(0) for part in x.split(4096)]
-        deviation = torch.stack(squares).sum(0).div(len(x)).sqrt()
-        constant = deviation <= 1e-6 * mean.abs() + 1e-12
-        return mean, deviation.masked_fill(constant, 1.0)
-
-    def _size_text(self):
-        return f"{len(self):,} rows of {self.width} features"
 
 # %% ../../nbs/evaluation/04_features.ipynb #41e4c75b
 def _half_floats(values):

@@ -169,10 +169,8 @@ def _vertical_bars(
     ax.set(ylim=_value_limits(everything))
     _label_axes(ax, size, ylabel=unit)
     ax.set_xticks(range(len(columns)), titles, fontsize=size)
-    n_columns = min(len(measured), max(2, int(width / 1.8)))
-    fig.legend(
-        loc="outside upper center", ncols=n_columns, frameon=False, fontsize=size
-    )
+    style = dict(frameon=False, fontsize=size, loc="outside upper center")
+    fig.legend(ncols=min(len(measured), max(2, int(width / 1.8))), **style)
     plt.close(fig)
     return fig
 

@@ -18,18 +18,10 @@ from .maps import SaliencyMasks
 from .masking import apply_mask, random_squares, relocate_masks
 
 # %% ../../nbs/saliency/03_given_masks.ipynb #b2ac0d4c
-@dataclass(eq=False, repr=False)
-class GivenMasks:
-    "Masks that are known beforehand, used in the place of `SaliencyMasks`."
+class _MaskStack:
+    "Masks by position: how many, which, how much they hide."
 
-    masks: torch.Tensor | SaliencyMasks  # bool N×H×W, True = hidden
-    fill: object = "black"  # what hidden pixels become, see `apply_mask`
-
-    def __post_init__(self):
-        if not isinstance(self.masks, SaliencyMasks):
-            masks = self.masks = torch.as_tensor(self.masks)
-            if masks.ndim != 3 or masks.dtype != torch.bool:
-                raise _not_masks_error(masks)
+    masks: torch.Tensor | SaliencyMasks
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -37,18 +29,6 @@ class GivenMasks:
     def __getitem__(self, index) -> torch.Tensor:
         "bool n×H×W for the images at `index`, True = hidden"
         return self.masks[index]
-
-    def apply(
-        self,
-        x: torch.Tensor,  # float n×C×H×W in [0, 1]
-        index: torch.Tensor,  # int64 n: which images of the split these are
-        moved: torch.Generator | None = None,  # put each mask at a random place
-    ) -> torch.Tensor:  # like x
-        "Return the images with their masks hidden."
-        masks = self[index]
-        if moved is not None:
-            masks = relocate_masks(masks, moved)
-        return apply_mask(x, masks.to(x.device), self.fill)
 
     def masked_fraction(self) -> float:
         "Return the mean share of an image's pixels that is hidden."
@@ -75,6 +55,32 @@ class GivenMasks:
             content = fingerprint(self.masks)
             height, width = self.masks.shape[1:]
         return f"GivenMasks({len(self):,} of {height}×{width}, {content})"
+
+# %% ../../nbs/saliency/03_given_masks.ipynb #370c50f8
+@dataclass(eq=False, repr=False)
+class GivenMasks(_MaskStack):
+    "Masks that are known beforehand, used in the place of `SaliencyMasks`."
+
+    masks: torch.Tensor | SaliencyMasks  # bool N×H×W, True = hidden
+    fill: object = "black"  # what hidden pixels become, see `apply_mask`
+
+    def __post_init__(self):
+        if not isinstance(self.masks, SaliencyMasks):
+            masks = self.masks = torch.as_tensor(self.masks)
+            if masks.ndim != 3 or masks.dtype != torch.bool:
+                raise _not_masks_error(masks)
+
+    def apply(
+        self,
+        x: torch.Tensor,  # float n×C×H×W in [0, 1]
+        index: torch.Tensor,  # int64 n: which images of the split these are
+        moved: torch.Generator | None = None,  # put each mask at a random place
+    ) -> torch.Tensor:  # like x
+        "Return the images with their masks hidden."
+        masks = self[index]
+        if moved is not None:
+            masks = relocate_masks(masks, moved)
+        return apply_mask(x, masks.to(x.device), self.fill)
 
 # %% ../../nbs/saliency/03_given_masks.ipynb #464ce344
 def _not_masks_error(masks):
