@@ -6,6 +6,8 @@
 __all__ = ['LastLayerRetraining', 'DFR', 'AFR']
 
 # %% ../../nbs/methods/04_last_layer.ipynb #d132fb3b
+from itertools import product
+from typing import Any
 from dataclasses import dataclass
 
 import pandas as pd
@@ -23,9 +25,33 @@ from ..evaluation.metrics import predict
 from .heads import HeadMethod, fit_head, fit_l1_head
 from .heads import linear_from_weights, worst_group_accuracy
 
+# %% ../../nbs/methods/04_last_layer.ipynb #2eb359b7
+class _Retraining(HeadMethod):
+    "The head of last-layer retraining."
+
+    def _head(self: Any, head, bench):
+        rows, weights = getattr(bench, self.tune_on), None
+        if self.balance and self.sample:
+            draw = make_generator(self.seed, "balance")
+            rows = rows.subset(undersample(rows, self.balance, draw))
+        elif self.balance:
+            weights = balanced_sample_weight(rows, self.balance)
+        head = fit_head(
+            rows,
+            weights,
+            self.l1,
+            self.l2,
+            standardize=bench.train,
+            n_classes=bench.n_classes,
+            device=self.device,
+        )
+        found = predict(head_as_network(head), bench.val, 65536)
+        row = dict(rows=len(rows), val_accuracy=found.accuracy)
+        return head, pd.DataFrame([row])
+
 # %% ../../nbs/methods/04_last_layer.ipynb #9711aef3
 @dataclass(kw_only=True)
-class LastLayerRetraining(HeadMethod):
+class LastLayerRetraining(_Retraining):
     "A new head by logistic regression on standardised features."
 
     tune_on: str = "train"  # the rows it learns from: "train" or "val"
@@ -52,29 +78,42 @@ class LastLayerRetraining(HeadMethod):
         check_positive("l1", self.l1, zero=True)
         check_positive("l2", self.l2, zero=True)
 
-    def _head(self, head, bench):
-        rows, weights = getattr(bench, self.tune_on), None
-        if self.balance and self.sample:
-            draw = make_generator(self.seed, "balance")
-            rows = rows.subset(undersample(rows, self.balance, draw))
-        elif self.balance:
-            weights = balanced_sample_weight(rows, self.balance)
-        head = fit_head(
+# %% ../../nbs/methods/04_last_layer.ipynb #4d7bcc06
+class _DFRFits(HeadMethod):
+    "The ℓ1 heads of DFR."
+
+    def _tried(self: Any, bench):
+        "The worst group for each C, on a half of validation that the head has not seen"
+        columns = ["C", "worst_group_accuracy"]
+        if len(self.Cs) == 1:
+            return pd.DataFrame(columns=columns)
+        halves = make_generator(self.seed, "halves")
+        first, second = stratified_halves(bench.val, "groups", halves)
+        learn, judge = bench.val.subset(first), bench.val.subset(second)
+        draw = make_generator(self.seed, "choose")
+        rows = learn.subset(undersample(learn, "groups", draw))
+        worst = [
+            worst_group_accuracy(self._fit_one(rows, C, bench.train), judge)
+            for C in self.Cs
+        ]
+        return pd.DataFrame(zip(self.Cs, worst), columns=columns)
+
+    def _fit_one(self: Any, rows: Features, C: float, train: Features) -> nn.Linear:
+        "One head; the penalty is Σ|W|/C beside the summed loss"
+        if self.penalize_bias and len(train.class_names) == 2:
+            return fit_l1_head(rows, C, standardize=train)
+        return fit_head(
             rows,
-            weights,
-            self.l1,
-            self.l2,
-            standardize=bench.train,
-            n_classes=bench.n_classes,
+            l1=1 / (C * len(rows)),
+            penalize_bias=self.penalize_bias,
+            standardize=train,
+            n_classes=len(train.class_names),
             device=self.device,
         )
-        found = predict(head_as_network(head), bench.val, 65536)
-        row = dict(rows=len(rows), val_accuracy=found.accuracy)
-        return head, pd.DataFrame([row])
 
 # %% ../../nbs/methods/04_last_layer.ipynb #48709c56
 @dataclass(kw_only=True)
-class DFR(HeadMethod):
+class DFR(_DFRFits):
     "Deep feature reweighting: ℓ1 heads on group-balanced features, averaged (Kirichenko et al. 2023)."
 
     Cs: tuple[float, ...] = (
@@ -119,35 +158,6 @@ class DFR(HeadMethod):
         b = torch.stack([h.bias.data for h in heads]).mean(0)
         return linear_from_weights(W, b), history.assign(chosen=history.C == C)
 
-    def _tried(self, bench):
-        "The worst group for each C, on a half of validation that the head has not seen"
-        columns = ["C", "worst_group_accuracy"]
-        if len(self.Cs) == 1:
-            return pd.DataFrame(columns=columns)
-        halves = make_generator(self.seed, "halves")
-        first, second = stratified_halves(bench.val, "groups", halves)
-        learn, judge = bench.val.subset(first), bench.val.subset(second)
-        draw = make_generator(self.seed, "choose")
-        rows = learn.subset(undersample(learn, "groups", draw))
-        worst = [
-            worst_group_accuracy(self._fit_one(rows, C, bench.train), judge)
-            for C in self.Cs
-        ]
-        return pd.DataFrame(zip(self.Cs, worst), columns=columns)
-
-    def _fit_one(self, rows: Features, C: float, train: Features) -> nn.Linear:
-        "One head; the penalty is Σ|W|/C beside the summed loss"
-        if self.penalize_bias and len(train.class_names) == 2:
-            return fit_l1_head(rows, C, standardize=train)
-        return fit_head(
-            rows,
-            l1=1 / (C * len(rows)),
-            penalize_bias=self.penalize_bias,
-            standardize=train,
-            n_classes=len(train.class_names),
-            device=self.device,
-        )
-
 # %% ../../nbs/methods/04_last_layer.ipynb #c33acc99
 def _check_groups(bench):
     "Refuse a benchmark whose validation split lacks groups, or one of them."
@@ -167,9 +177,39 @@ def _check_groups(bench):
             "balance. Divide it otherwise, or take a method that needs no groups."
         )
 
+# %% ../../nbs/methods/04_last_layer.ipynb #47841651
+class _Reweighting(HeadMethod):
+    "The heads of AFR, and the choice among them."
+
+    def _head(self: Any, head, bench):
+        learn, judge = bench.train, bench.val
+        if self.tune_on == "val":
+            halves = make_generator(self.seed, "halves")
+            first, second = stratified_halves(bench.val, "classes", halves)
+            learn, judge = bench.val.subset(first), bench.val.subset(second)
+        settings = list(product(self.gammas, self.reg_strengths))
+        if len(settings) > 1 and judge.groups is None:
+            raise _no_groups_error(bench)
+        probabilities = predict(head_as_network(head), learn, 65536).probabilities
+        p = probabilities.gather(1, learn.labels[:, None])[:, 0]
+        balance, heads, rows = balanced_sample_weight(learn), [], []
+        how = dict(towards=head, device=self.device)
+        for gamma, strength in progress(settings, "AFR", unit="setting"):
+            weights = balance * (-gamma * p).exp()
+            heads.append(fit_head(learn, weights, l2=2 * strength, **how))
+            worst = float("nan")
+            if judge.groups is not None:
+                worst = worst_group_accuracy(heads[-1], judge)
+            rows.append((gamma, strength, worst))
+        columns = ["gamma", "reg_strength", "worst_group_accuracy"]
+        history = pd.DataFrame(rows, columns=columns)
+        worst = history.worst_group_accuracy
+        best = int(worst.argmax()) if len(settings) > 1 else 0
+        return heads[best], history.assign(chosen=history.index == best)
+
 # %% ../../nbs/methods/04_last_layer.ipynb #8173bc5b
 @dataclass(kw_only=True)
-class AFR(HeadMethod):
+class AFR(_Reweighting):
     "Automatic feature reweighting: a row weighs exp(−γ·p of its label) (Qiu et al. 2023, eq. 3)."
 
     gammas: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)  # candidates for γ
@@ -193,44 +233,6 @@ class AFR(HeadMethod):
         check_choice("tune_on", self.tune_on, ["train", "val"])
         check_count("the number of gammas", len(self.gammas))
         check_count("the number of reg_strengths", len(self.reg_strengths))
-
-    def _head(self, head, bench):
-        learn, judge = bench.train, bench.val
-        if self.tune_on == "val":
-            halves = make_generator(self.seed, "halves")
-            first, second = stratified_halves(bench.val, "classes", halves)
-            learn, judge = bench.val.subset(first), bench.val.subset(second)
-        settings = [
-            (g, strength) for g in self.gammas for strength in self.reg_strengths
-        ]
-        if len(settings) > 1 and judge.groups is None:
-            raise _no_groups_error(bench)
-        probabilities = predict(head_as_network(head), learn, 65536).probabilities
-        p = probabilities.gather(1, learn.labels[:, None])[:, 0]
-        balance = balanced_sample_weight(learn)
-        heads, rows = [], []
-        for gamma, strength in progress(settings, "AFR", unit="setting"):
-            weights = balance * (-gamma * p).exp()
-            heads.append(
-                fit_head(
-                    learn,
-                    weights,
-                    l2=2 * strength,
-                    towards=head,
-                    device=self.device,
-                )
-            )
-            known = judge.groups is not None
-            worst = (
-                worst_group_accuracy(heads[-1], judge) if known else float("nan")
-            )
-            rows.append((gamma, strength, worst))
-        columns = ["gamma", "reg_strength", "worst_group_accuracy"]
-        history = pd.DataFrame(rows, columns=columns)
-        best = (
-            int(history.worst_group_accuracy.argmax()) if len(settings) > 1 else 0
-        )
-        return heads[best], history.assign(chosen=history.index == best)
 
 # %% ../../nbs/methods/04_last_layer.ipynb #7578daa4
 def _no_groups_error(bench):

@@ -227,8 +227,27 @@ class _Steps(_Selects):
         rule = {name: getattr(self, name) for name in names}
         return SaliencyMasks(maps, rule, fill, previous)
 
+# %% ../../nbs/methods/01_masktune.ipynb #92014835
+class _MaskedSteps(_Steps):
+    "What is done to each batch, and what is measured after an epoch."
+
+    def _hide(self: Any, masks, batch, generator):
+        "The batch with its masks hidden, then augmented"
+        moved = generator if self._moves else None
+        x = masks.apply(batch.x, batch.index, moved)
+        return augment_batch(self, batch._replace(x=x), generator)
+
+    def _measure(self: Any, bench, val_masks, net):
+        "The numbers of the history; before, batch norm's statistics where they are asked for"
+        if self.bn_stats == "clean":
+            update_bn_stats(net, bench.train, self.batch_size, self.seed)
+        return dict(
+            val_accuracy=predict(net, bench.val).accuracy,
+            val_masked=masked_accuracy(net, bench.val, val_masks),
+        )
+
 # %% ../../nbs/methods/01_masktune.ipynb #f03f43d6
-class _Iteration(_Steps):
+class _Iteration(_MaskedSteps):
     "Training on masked images; `self` has all settings of MaskTune."
 
     def check_settings(self) -> None:
@@ -242,21 +261,6 @@ class _Iteration(_Steps):
             check_choice("masks", s.masks, ["salient", "none"])
         if s.top_fraction is not None:
             check_fraction("top_fraction", s.top_fraction)
-
-    def _hide(self, masks, batch, generator):
-        "The batch with its masks hidden, then augmented"
-        moved = generator if self._moves else None
-        x = masks.apply(batch.x, batch.index, moved)
-        return augment_batch(self, batch._replace(x=x), generator)
-
-    def _measure(self, bench, val_masks, net):
-        "The numbers of the history; before, batch norm's statistics where they are asked for"
-        if self.bn_stats == "clean":
-            update_bn_stats(net, bench.train, self.batch_size, self.seed)
-        return dict(
-            val_accuracy=predict(net, bench.val).accuracy,
-            val_masked=masked_accuracy(net, bench.val, val_masks),
-        )
 
     def _fine_tune(self, net, bench, masks, measure, opt, folder):
         "The history of training `net` on masked images"

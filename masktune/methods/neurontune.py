@@ -6,6 +6,7 @@
 __all__ = ['neuron_deltas', 'sfit', 'NeuronTune']
 
 # %% ../../nbs/methods/05_neurontune.ipynb #117686b0
+from typing import Any
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,9 +46,35 @@ def sfit(
     "The criterion without groups: Σ|δ| over features and classes, nan counted as 0; higher is chosen."
     return deltas.nan_to_num().abs().sum().item()
 
+# %% ../../nbs/methods/05_neurontune.ipynb #a9995875
+class _Silencing(HeadMethod):
+    "What NeuronTune silences, and the head it fits on the rest."
+
+    def _tuned(self: Any, rows, l2, scale):
+        "A head for the features that are left, with classes balanced"
+        return fit_head(
+            rows,
+            balanced_sample_weight(rows),
+            l2=l2,
+            standardize=scale,
+            n_classes=len(scale.class_names),
+            device=self.device,
+        )
+
+    def _above(self: Any, threshold):
+        "D bools: features to silence"
+        above = self.deltas_ > threshold
+        silenced = above.any(0) if self.combine == "any" else above.all(0)
+        if silenced.all():
+            raise ValueError(
+                f"all {len(silenced)} features are above λ = {threshold}: nothing would "
+                'be left. Take a higher threshold, or combine="all".'
+            )
+        return silenced
+
 # %% ../../nbs/methods/05_neurontune.ipynb #eee78ece
 @dataclass(kw_only=True)
-class NeuronTune(HeadMethod):
+class NeuronTune(_Silencing):
     "Silence features that are more active on mistakes, and fit the head again (Zheng et al. 2025)."
 
     thresholds: tuple[float, ...] = (0.0,)  # candidates for λ, in units of features
@@ -89,28 +116,6 @@ class NeuronTune(HeadMethod):
         best = int(history.sfit.argmax())
         new, self.silenced_ = candidates[best]
         return new, history.assign(chosen=history.index == best)
-
-    def _tuned(self, rows, l2, scale):
-        "A head for the features that are left, with classes balanced"
-        return fit_head(
-            rows,
-            balanced_sample_weight(rows),
-            l2=l2,
-            standardize=scale,
-            n_classes=len(scale.class_names),
-            device=self.device,
-        )
-
-    def _above(self, threshold):
-        "D bools: features to silence"
-        above = self.deltas_ > threshold
-        silenced = above.any(0) if self.combine == "any" else above.all(0)
-        if silenced.all():
-            raise ValueError(
-                f"all {len(silenced)} features are above λ = {threshold}: nothing would "
-                'be left. Take a higher threshold, or combine="all".'
-            )
-        return silenced
 
 # %% ../../nbs/methods/05_neurontune.ipynb #e847897d
 def _check_both_kinds(identify, correct, name):

@@ -69,9 +69,38 @@ class _Pair(nn.Module):
     def device(self) -> torch.device:
         return self.teacher.device
 
+# %% ../../nbs/methods/02_ule.ipynb #db6d1c7d
+class _ULELoss(NetworkMethod):
+    "The loss of both networks."
+
+    def _loss(self: Any, weights, pair, batch):
+        "The cross-entropies of both, and the teacher's distance from the opposite"
+        size = len(batch.y)
+        n = max(2, round(self.saliency_fraction * size))
+        if size - n < 2:
+            n = size  # batch norm can't train on one image
+        x = batch.x.detach().clone().requires_grad_()
+        part = batch.x[:n].detach().clone(memory_format=torch.contiguous_format)
+        part.requires_grad_()
+        student = pair.student(x)
+        target = input_gradient(student, x, batch.y)[:n]
+        with sdpa_kernel(
+            SDPBackend.MATH
+        ):  # fused attention has no second derivative
+            teacher = pair.teacher(part)
+        gradient = input_gradient(teacher, part, batch.y[:n], double=True)
+        distance = opposite_distance(gradient, target, self.opposite)
+        if n < size:
+            teacher = torch.cat([teacher, pair.teacher(batch.x[n:])])
+        labels = (batch.y, weights, self.label_smoothing)
+        entropies = cross_entropy(student, *labels) + cross_entropy(
+            teacher, *labels
+        )
+        return entropies + self.weight * distance
+
 # %% ../../nbs/methods/02_ule.ipynb #3fecbf85
 @dataclass(kw_only=True)
-class ULE(NetworkMethod):
+class ULE(_ULELoss):
     "Unlearning from experience: a teacher that looks where its student doesn't (Mitchell et al. 2024)."
 
     weight: float = 6.0  # of the saliency term beside the teacher's cross-entropy
@@ -113,31 +142,6 @@ class ULE(NetworkMethod):
         self.model_, self.student_ = pair.teacher.eval(), pair.student.eval()
         self.model_.untrained = self.student_.untrained = False
         return self
-
-    def _loss(self, weights, pair, batch):
-        "The cross-entropies of both, and the teacher's distance from the opposite"
-        size = len(batch.y)
-        n = max(2, round(self.saliency_fraction * size))
-        if size - n < 2:
-            n = size  # batch norm can't train on one image
-        x = batch.x.detach().clone().requires_grad_()
-        part = batch.x[:n].detach().clone(memory_format=torch.contiguous_format)
-        part.requires_grad_()
-        student = pair.student(x)
-        target = input_gradient(student, x, batch.y)[:n]
-        with sdpa_kernel(
-            SDPBackend.MATH
-        ):  # fused attention has no second derivative
-            teacher = pair.teacher(part)
-        gradient = input_gradient(teacher, part, batch.y[:n], double=True)
-        distance = opposite_distance(gradient, target, self.opposite)
-        if n < size:
-            teacher = torch.cat([teacher, pair.teacher(batch.x[n:])])
-        labels = (batch.y, weights, self.label_smoothing)
-        entropies = cross_entropy(student, *labels) + cross_entropy(
-            teacher, *labels
-        )
-        return entropies + self.weight * distance
 
 # %% ../../nbs/methods/02_ule.ipynb #7dc143f5
 def _accuracies(val, pair):
