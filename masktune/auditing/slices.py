@@ -16,7 +16,7 @@ from .evidence import Evidence, wilson_interval
 from ..core.random import make_generator
 from ..data.split import Split
 from ..evaluation.features import extract_features
-from ..evaluation.metrics import Predictions, predict
+from ..evaluation.metrics import Predictions
 from ..methods.annotations import candidate_features
 from ..methods.spuriosity import Ranking, spuriosity_scores, spurious_gap
 from ..plots.images import plot_grid

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
-import torch
 from scipy.stats import mannwhitneyu
 from torch import nn
 

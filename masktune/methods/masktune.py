@@ -116,7 +116,7 @@ def _start(s, model, bench):
     looking = net if maps_from == init_from else weights[maps_from]
     return net, looking, model.optimizer_ if s.keep_momentum else None
 
-# %% ../../nbs/methods/01_masktune.ipynb #4e0ecf76
+
 def _check_erm(s, erm):
     "Refuse an ERM whose rate or momentum means nothing to these settings."
     if not hasattr(erm, "model_"):

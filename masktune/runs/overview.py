@@ -7,7 +7,6 @@ __all__ = ['stored_means', 'runs_overview', 'runs_provenance']
 
 # %% ../../nbs/runs/15_overview.ipynb #e88bbd0a
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 

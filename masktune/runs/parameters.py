@@ -9,7 +9,6 @@ __all__ = ['EXPERIMENT_ALIASES', 'list_experiments', 'experiment_parameters']
 import ast
 import functools
 import json
-import math
 import re
 import sys
 from dataclasses import dataclass, replace
