@@ -132,7 +132,7 @@ def _thresholded(maps, index, rule):
     seen = threshold_maps(values, (bottom - top, right - left), **rule)
     return uncrop_mask(seen, box, size)
 
-# %% ../../nbs/saliency/02_maps.ipynb #504c2b61
+# %% ../../nbs/saliency/02_maps.ipynb #c8bf40d1
 @dataclass(eq=False, repr=False)
 class SaliencyMasks:
     "Masks that are made when they are asked for: `masks[index]` is a tensor of bools N×H×W, True = hidden."
@@ -156,7 +156,9 @@ class SaliencyMasks:
         moved: torch.Generator | None = None,  # put each mask at a random place
     ) -> torch.Tensor:  # like x
         "Return the images with their masks hidden."
-        masks = self[index] if moved is None else relocate_masks(self[index], moved)
+        masks = self[index]
+        if moved is not None:
+            masks = relocate_masks(masks, moved)
         return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
 
     def hidden_pixels(self) -> torch.Tensor:
