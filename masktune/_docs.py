@@ -59,6 +59,7 @@ def fields(cls) -> list:
     "The same of the fields that a dataclass or NamedTuple declares; a long meaning is the line above"
     tree, said = parsed(cls)
     found = [n for n in tree.body if isinstance(n, ast.AnnAssign)]
+    found = [n for n in found if isinstance(n.target, ast.Name)]
     code = {n.end_lineno for n in tree.body}
     if dataclasses.is_dataclass(cls):
         init = {f.name for f in dataclasses.fields(cls) if f.init}
@@ -68,7 +69,7 @@ def fields(cls) -> list:
     for n in found:
         above = said.get(n.lineno - 1, "") if n.lineno - 1 not in code else ""
         meaning = said.get(n.end_lineno) or above
-        rows.append((n.target.id, text(n.annotation), text(n.value), meaning))
+        rows.append((text(n.target), text(n.annotation), text(n.value), meaning))
     return [r for r in rows if r[0] in init and not r[0].startswith("_")]
 
 
@@ -168,7 +169,7 @@ def class_reference(cls, level) -> list:
     return parts
 
 
-def dataclass_reference(cls) -> list:
+def dataclass_reference(cls: type) -> list:
     "The fields that the class declares itself, then those that it inherits, folded"
     own = fields(cls)
     names = {row[0] for row in own}

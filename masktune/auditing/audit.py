@@ -138,7 +138,9 @@ def audit(
             "audit takes (net, split), (before, after, split), or (split)."
         )
     *networks, split = networks_and_split
-    nets = [_checked_network(net, _check_split(split), device) for net in networks]
+    nets: list[Network | None] = [
+        _checked_network(net, _check_split(split), device) for net in networks
+    ]
     chosen = _draw_places(_check_split(split), n, seed)
     images = split.subset(chosen)
     region = None if masks is None else torch.as_tensor(masks)[chosen].bool()

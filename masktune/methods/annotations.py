@@ -70,11 +70,11 @@ def _parse_answers(kept: Any, path) -> dict:  # class name -> {feature: answer}
 class _AnswerViews:
     "How `Annotations` are shown."
 
-    asked: dict
+    asked: dict[str, dict[int, bool | None]]
 
     def __repr__(self) -> str:
-        n = sum(map(len, self.asked.values()))
-        return f"Annotations({sum(map(len, self.spurious.values()))} of {n} features spurious)"
+        answers = [a for features in self.asked.values() for a in features.values()]
+        return f"Annotations({answers.count(True)} of {len(answers)} features spurious)"
 
     def _repr_markdown_(self) -> str:
         words = {True: "spurious", False: "core", None: "?"}

@@ -9,7 +9,7 @@ __all__ = ['spuriosity_scores', 'Ranking', 'spurious_gap', 'SpuriosityRanking']
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, cast, Self
 
 import pandas as pd
 import torch
@@ -83,7 +83,7 @@ class _RankingViews:
             rows[f"{name},\nleast"] = order[-n:]
         n_columns = min(map(len, rows.values()))
         columns = {
-            f"{j + 1}": [self.split[at[j]][0] for at in rows.values()]
+            f"{j + 1}": [self.split[int(at[j])][0] for at in rows.values()]
             for j in range(n_columns)
         }
         return plot_rows(columns, labels=list(rows), scale=0.9)
@@ -242,7 +242,10 @@ class _GapStopping(_HeadTuner):
         held: Ranking,  # of validation
     ) -> pd.DataFrame:  # epoch, gap, val_accuracy
         "SGD until the gap on validation is small."
-        net, learn = head_as_network(head), rows.train.subset(chosen)
+        net, learn = (
+            head_as_network(head),
+            cast(Features, rows.train.subset(chosen)),
+        )
         x, y = learn.values.to(net.device).float(), learn.labels.to(net.device)
         opt = torch.optim.SGD(head.parameters(), lr=self.lr, momentum=0.9)
         history = []

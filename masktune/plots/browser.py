@@ -101,7 +101,7 @@ class _Pages(_Orders, _Captions):
             name: _maps_and_logits(net, x, self.method)[0].cpu()
             for name, net in self.models.items()
         }
-        masks = threshold_maps(next(iter(maps.values())), x.shape[2:], n_std)
+        masks = threshold_maps(next(iter(maps.values())), s.image_size, n_std)
         hidden = f"hidden at n_std = {n_std:g}"
         painted = [overlay_mask(*row) for row in zip(x, masks)]
         pictures = {"image": list(x), hidden: painted}

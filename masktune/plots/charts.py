@@ -169,8 +169,11 @@ def _vertical_bars(
     ax.set(ylim=_value_limits(everything))
     _label_axes(ax, size, ylabel=unit)
     ax.set_xticks(range(len(columns)), titles, fontsize=size)
-    style = dict(frameon=False, fontsize=size, loc="outside upper center")
-    fig.legend(ncols=min(len(measured), max(2, int(width / 1.8))), **style)
+    columns_wide = min(len(measured), max(2, int(width / 1.8)))
+    legend = fig.legend(
+        loc="outside upper center", ncols=columns_wide, fontsize=size
+    )
+    legend.set_frame_on(False)
     plt.close(fig)
     return fig
 

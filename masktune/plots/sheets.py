@@ -96,13 +96,11 @@ def plot_saliency_comparison(
     n_std: float = 2.0,  # hide what is hotter than mean + n_std standard deviations
 ) -> Figure:
     "Heat maps of several networks on the same images, with what each answers."
-    grouped = split.groups is not None
-    numbers = split.groups if grouped else split.labels
-    names = split.group_names if grouped else split.class_names
+    numbers, names = split.group_or_class_labels()
     picked = split.subset(_spread_members(numbers, each))
     device = wrap(next(iter(nets.values()))).device
     x = next(picked.batches(len(picked), device=device)).x
-    shown = picked.groups if grouped else picked.labels
+    shown = picked.group_or_class_labels()[0]
     pictures, captions = {"input": list(x)}, {"input": [names[g] for g in shown]}
     for i, (name, net) in enumerate(nets.items()):
         heat, column = cam(net, x), f"{name} looks"
@@ -112,7 +110,7 @@ def plot_saliency_comparison(
             for p, y in zip(predict(net, picked).predicted, picked.labels)
         ]
         if i == 0:
-            masks = threshold_maps(heat, x.shape[2:], n_std=n_std)
+            masks = threshold_maps(heat, split.image_size, n_std=n_std)
             pictures["hidden"] = [overlay_mask(*row) for row in zip(x, masks)]
             captions["hidden"] = [
                 f"{100 * share:.0f} %" for share in masks.float().mean((1, 2))
