@@ -431,11 +431,8 @@ def undocumented(names=None) -> list:
 
 def sidebar(root=ROOT) -> list:
     "Pages that the sidebar lacks, and entries that are no page"
-    listed = re.findall(
-        r"^\s*- (?:href: )?([\w/.-]+\.ipynb)$",
-        (root / "nbs" / "sidebar.yml").read_text(),
-        re.M,
-    )
+    entry = r"^\s*(?:- |- href: |href: )([\w/.-]+\.ipynb)$"
+    listed = re.findall(entry, (root / "nbs" / "sidebar.yml").read_text(), re.M)
     there = [str(p.relative_to(root / "nbs")) for p in pages(root)]
     return [f"{p} is not in nbs/sidebar.yml" for p in there if p not in listed] + [
         f"nbs/sidebar.yml names {p}, and there is no such page"

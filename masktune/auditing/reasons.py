@@ -28,7 +28,7 @@ LEAST_SILHOUETTE = 0.25
 def cluster_maps(
     values: torch.Tensor,  # N×h×w maps of one class
     most: int = 4,  # clusters at most
-    seed: int = 0,
+    seed: int = 0,  # of the clustering
 ) -> tuple[
     np.ndarray, float
 ]:  # N cluster numbers (0 is the largest), best silhouette
@@ -91,9 +91,9 @@ class _ClassReasons:
 
 # %% ../../nbs/auditing/05_reasons.ipynb #e7598813
 def measure_reasons(
-    maps: SaliencyMaps,
+    maps: SaliencyMaps,  # of the images of the split
     split: Split,  # the images of the maps
-    seed: int = 0,
+    seed: int = 0,  # of the clustering
 ) -> Evidence:
     "How many places the classes rest on, found by clustering the maps of each."
     found = []

@@ -138,7 +138,10 @@ class _ReportPage(_VerdictBox):
             + "</body></html>"
         )
 
-    def save_html(self, path) -> None:
+    def save_html(
+        self,
+        path,  # the file to write
+    ) -> None:
         "Write the page to a file; it needs no network and no other file."
         with atomic_write(path) as temp:
             temp.write_text(self.to_html(), encoding="utf-8")
@@ -178,8 +181,8 @@ class AuditReport(_ReportPage):
 class AuditComparison:
     "Two audits of the same images, side by side."
 
-    before: AuditReport
-    after: AuditReport
+    before: AuditReport  # of the first network
+    after: AuditReport  # of the second network, on the same images
 
     @property
     def table(self) -> pd.DataFrame:
@@ -199,7 +202,10 @@ class AuditComparison:
         a, b = self.before.verdict, self.after.verdict
         return f"Before: {a.sentence if a else ''} After: {b.sentence if b else ''}"
 
-    def save_html(self, path) -> None:
+    def save_html(
+        self,
+        path,  # the file to write
+    ) -> None:
         "Write both audits and the table of changes to one page."
         tables = f"<h1>Before and after</h1><p>{html.escape(self.sentence)}</p>"
         tables += _table_html(self.table)

@@ -80,7 +80,8 @@ def _describe_layout(x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def describe_images(
-    split: Split, batch_size: int = 256
+    split: Split,  # the images
+    batch_size: int = 256,  # images at a time
 ) -> dict[str, np.ndarray]:  # family -> N×d numbers
     "Brightness, contrast, colours, sharpness, texture, borders, corners and a thumbnail of every image."
     parts = [
@@ -216,7 +217,9 @@ def near_duplicates(
 
 # %% ../../nbs/auditing/01_surface.ipynb #bda0c9e3
 def measure_duplicates(
-    a: Split, b: Split, names=("the first", "the second")
+    a: Split,  # the first images
+    b: Split,  # the second ones
+    names=("the first", "the second"),  # what the two are called in the sentence
 ) -> Evidence:
     "The share of the second split's images that have a near-duplicate in the first."
     pairs = near_duplicates(a, b)

@@ -51,7 +51,7 @@ def _draw_partner(predicted, recipient, same: bool, generator) -> torch.Tensor:
 def draw_pairs(
     predicted: torch.Tensor,  # N answers of the network
     rounds: int = 2,  # how often each image is a recipient
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ) -> Pairs:
     "A donor and a peer for every image. Raises a `ValueError` where all answers are the same."
     if len(predicted.unique()) < 2:
@@ -108,12 +108,12 @@ def _load_images(split: Split, at: torch.Tensor, device) -> torch.Tensor:
 @torch.no_grad()
 def turned_answers(
     model,  # a trained network
-    split: Split,
-    pairs: Pairs,
+    split: Split,  # the images
+    pairs: Pairs,  # donors and recipients
     predicted: torch.Tensor,  # N answers to the unedited images
     edit: Callable,  # (recipients, donors, places of the pairs) -> edited images
     giver: str = "donor",  # whose part is taken: "donor" or "peer"
-    batch_size: int = 256,
+    batch_size: int = 256,  # images at a time
 ) -> np.ndarray:  # P bools
     "For each pair, whether the answer to the edited recipient is the donor's."
     net, found = wrap(model), []
@@ -156,10 +156,10 @@ def _edits(part: str, hot: torch.Tensor, moved: torch.Tensor, size) -> list[tupl
 def measure_transplants(
     model,  # a trained network
     split: Split,  # the images of the maps
-    maps: SaliencyMaps,
+    maps: SaliencyMaps,  # of the images of the split
     predicted: torch.Tensor,  # N answers of the network
     n_std: float = 2.0,  # the hot place is what exceeds mean + n_std standard deviations
-    seed: int = 0,
+    seed: int = 0,  # of the pairs
 ) -> list[Evidence]:
     "How often each part of an image carries the answer into images of other classes."
     pairs, size = draw_pairs(predicted, seed=seed), split.image_size

@@ -43,7 +43,9 @@ def _find(evidence: Sequence[Evidence], name: str) -> Evidence | None:
     return next((e for e in evidence if e.name == name), None)
 
 
-def transplant_excesses(evidence: Sequence[Evidence]) -> dict[str, float]:
+def transplant_excesses(
+    evidence: Sequence[Evidence],  # the measurements of an audit
+) -> dict[str, float]:
     "Part -> by how much its transplants exceed their control."
     prefix = "transplant, "
     return {

@@ -21,7 +21,7 @@ from .split import Split
 class HubCopy(NamedTuple):
     "A published copy: where it is, and how many images of each group it should have."
 
-    repository: str
+    repository: str  # its name on the hub
     config: str | None  # of the repository
     counts: dict[str, list[int]]  # part -> images of each group, or of all groups
 

@@ -100,7 +100,7 @@ class Fields:
     label: str | int | Callable | None = None  # where the label is
     group: str | int | Callable | None = None  # where the group is; None: no groups
     id: str | int | Callable | None = (
-        None  # where the name is; None: as usual, else none
+        None  # its name, place or function; None: none
     )
 
     def pick(

@@ -80,9 +80,7 @@ class SpawriousSplit(NamedTuple):
 
     train: list[str]  # in the training images
     test: list[str]  # in the test images
-    filler: str | None = (
-        None  # shared by all breeds in training; None in m2m splits
-    )
+    filler: str | None = None  # location of the other images; None: none
 
 # %% ../../nbs/data/04_labels.ipynb #cdc18576
 SPAWRIOUS_SPLITS = {

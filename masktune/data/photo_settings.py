@@ -24,7 +24,7 @@ from .split import Split
 class PlantedBenchmark:
     "A benchmark with a planted cue, and the truth about each of its parts."
 
-    bench: Benchmark
+    bench: Benchmark  # with the cue in its images
     truth: dict[str, PlantedSplit]  # train, val, and the name of each test
 
 
@@ -75,7 +75,7 @@ PHOTO_SETS: dict[str, dict[str, Any]] = {
 
 
 def keep_classes(
-    split: Split,
+    split: Split,  # photographs
     classes: list[str],  # names of the classes to keep, in their new order
 ) -> Split:
     "The images of some classes, numbered anew."
@@ -169,10 +169,10 @@ def _at_most(split, n, seed, part) -> Split:
 class PhotoSetting(NamedTuple):
     "One setting whose truth is known."
 
-    name: str
+    name: str  # for tables
     photos: str  # one of PHOTO_SETS
     kind: str  # one of PHOTO_CUES
-    spurious_correlation: float
+    spurious_correlation: float  # share of each class that has its own cue
     classes: list[int] | None  # that have a cue; None: both, each its own
     place: str  # one of PLACES
     has_shortcut: bool  # whether the cue tells the class
@@ -222,7 +222,7 @@ def photo_settings(
 
 # %% ../../nbs/data/31_photo_settings.ipynb #15d8fde8
 def load_photo_setting(
-    setting: PhotoSetting,
+    setting: PhotoSetting,  # one of `photo_settings()`
     root=None,  # as for `load_photographs`
     n: int | None = None,  # most training images of each class
     size: int | None = None,  # side in pixels, for image files

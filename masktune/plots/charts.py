@@ -197,8 +197,8 @@ def plot_curves(
     lines: Mapping[str, Sequence[float]],  # name -> numbers
     x: Sequence[float]
     | None = None,  # their places on the axis; None: 1, 2, 3, ...
-    xlabel: str = "epoch",
-    ylabel: str = "accuracy, %",
+    xlabel: str = "epoch",  # label of the horizontal axis
+    ylabel: str = "accuracy, %",  # label of the vertical axis
 ) -> Figure:
     "Draw lines with a legend, in the order given."
     fig, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
