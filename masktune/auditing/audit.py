@@ -108,7 +108,7 @@ def _of_network(net: Network, split: Split, region, n_std, seed) -> list[Evidenc
     found.append(measure_features(net, split, answers))
     return found + ([] if region is None else measure_objects(maps, region))
 
-# %% ../../nbs/auditing/09_audit.ipynb #65757f74
+# %% ../../nbs/auditing/09_audit.ipynb #07e6633e
 def _audit_network(net, split, shared, region, n_std, seed, name) -> AuditReport:
     "The shared evidence and that of one network, as a report."
     evidence = list(shared)
@@ -117,13 +117,12 @@ def _audit_network(net, split, shared, region, n_std, seed, name) -> AuditReport
     evidence += _of_network(net, split, region, n_std, seed)
     return AuditReport(name, evidence, reach_verdict(evidence), len(split))
 
-
+# %% ../../nbs/auditing/09_audit.ipynb #de4ca182
 def audit(
     *networks_and_split,  # (net, split), (before, after, split), or (split,) for the images alone
     root=None,  # folder of the image files: their sizes, dates and names are looked at too
     train: Split | None = None,  # training images, to count near-duplicates
-    masks: torch.Tensor
-    | None = None,  # bool N×H×W: where the object is in each image
+    masks: torch.Tensor | None = None,  # bool N×H×W: where the object is
     n: int | None = 1000,  # images to look at; None: all
     n_std: float = 2.0,  # hot is what exceeds mean + n_std standard deviations of a map
     seed: int = 0,  # of everything that is drawn

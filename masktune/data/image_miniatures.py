@@ -37,13 +37,7 @@ class MiniatureWriter:
     ):
         self.root, self.n, self.count = resolve_path(root), n, 0
 
-    def draw(
-        self,
-        label,  # which character
-        ground,  # which texture
-        size=48,  # side in pixels
-        characters=_LETTERS,  # one for each label
-    ) -> np.ndarray:
+    def draw(self, label, ground, size=48, characters=_LETTERS) -> np.ndarray:
         "uint8 H×W×3: the label's character on a texture for the ground."
         self.count += 1
         draw = make_generator(self.count, "miniature")
@@ -53,13 +47,7 @@ class MiniatureWriter:
         image = compose_glyphs(ink, cue, "background", draw)[0]
         return image.permute(1, 2, 0).numpy()
 
-    def save(
-        self,
-        name,  # path of the file in the root
-        label,  # which character
-        ground,  # which texture
-        size=(56, 48),  # (width, height) in pixels
-    ) -> None:
+    def save(self, name, label, ground, size=(56, 48)) -> None:
         "Draw an image of this width and height into a file; some are grey, some on their side."
         path, exif = self.root / name, Image.Exif()
         image = Image.fromarray(self.draw(label, ground, max(size))).resize(size)
@@ -74,12 +62,7 @@ class MiniatureWriter:
         else:
             image.save(path, exif=exif, format="JPEG", quality=90)
 
-    def table(
-        self,
-        name,  # path of the file in the root
-        rows,  # dicts, one a row
-        **options,  # for `DataFrame.to_csv`
-    ) -> None:
+    def table(self, name, rows, **options) -> None:
         "Write a csv file."
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -99,9 +99,7 @@ class Fields:
     image: str | int | Callable | None = None  # where the image is
     label: str | int | Callable | None = None  # where the label is
     group: str | int | Callable | None = None  # where the group is; None: no groups
-    id: str | int | Callable | None = (
-        None  # its name, place or function; None: none
-    )
+    id: str | int | Callable | None = None  # None: as usual, else none
 
     def pick(
         self,

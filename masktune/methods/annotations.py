@@ -93,12 +93,7 @@ class Annotations(_AnswerViews):
     asked: dict  # class name -> {feature number: True (spurious), False (core), None (not answered)}
     made_from: str | None  # fingerprint of the network whose features they are
 
-    def mark(
-        self,
-        klass: str,  # name of the class
-        feature: int,  # number of the feature
-        spurious: bool = True,  # the answer
-    ) -> Self:
+    def mark(self, klass: str, feature: int, spurious: bool = True) -> Self:
         "Answer for one feature."
         features = self.asked[check_choice("class", klass, self.asked)]
         features[check_choice("feature", feature, features)] = bool(spurious)
@@ -113,10 +108,7 @@ class Annotations(_AnswerViews):
         }
         return {c: features for c, features in found.items() if features}
 
-    def save(
-        self,
-        path,  # the file to write
-    ) -> None:
+    def save(self, path) -> None:
         "Write the answers to one JSON file."
         kept = dict(
             format="masktune answers", made_from=self.made_from, asked=self.asked
@@ -125,10 +117,7 @@ class Annotations(_AnswerViews):
             temp.write_text(json.dumps(kept, indent=1))
 
     @classmethod
-    def load(
-        cls,
-        path,  # a file that `save` wrote
-    ) -> Self:
+    def load(cls, path) -> Self:
         "Read a file of answers. Raises a `ValueError` where it is damaged or holds something else."
         try:
             kept = json.loads(Path(path).read_text())

@@ -55,10 +55,7 @@ class _RankingViews:
     split: Split
     spurious: Mapping[int, list[int]]
 
-    def order(
-        self,
-        k: int,  # number of the class
-    ) -> torch.Tensor:
+    def order(self, k: int) -> torch.Tensor:
         "Places of the images of class number `k`, most spurious first."
         members = (self.split.labels == k).nonzero()[:, 0]
         return members[self.score[members].argsort(descending=True, stable=True)]
@@ -77,10 +74,7 @@ class _RankingViews:
             parts.append(pd.DataFrame(part))
         return pd.concat(parts, ignore_index=True)
 
-    def page(
-        self,
-        n: int = 8,  # images of each end
-    ) -> Figure:
+    def page(self, n: int = 8) -> Figure:
         "The most and the least spurious images of each class."
         rows = {}
         for k in self.spurious:
@@ -321,13 +315,13 @@ class SpuriosityRanking(_Ranker, _GapStopping):
     `spurious` says which features are spurious: a person's `Annotations`, their file, a dictionary
     {class name: [features]}, or "groups" to choose them by the groups of the ranked images."""
 
-    images: str = "least"  # to tune on: "least" spurious; controls: "random", "misclassified"  # those to tune on: "least", "random" or "misclassified"
+    images: str = "least"  # to tune on: "least", "random" or "misclassified"
     n: int = 100  # images of each class to tune on
     # images at either end of the gap; None: a fifth of the class
     k: int | None = None
     gap: float = 0.05  # stop once the gap on validation is smaller
     epochs: int = 100  # passes over the images, at most
-    lr: float = 0.01  # of SGD with momentum .9 (the released code: .001, on ImageNet)  # learning rate of SGD with momentum .9
+    lr: float = 0.01  # learning rate of SGD with momentum .9
     batch_size: int = 128  # rows per step, and images at a time for features
 
     def fit(

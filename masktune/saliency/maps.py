@@ -157,8 +157,7 @@ class SaliencyMasks:
     ) -> torch.Tensor:  # like x
         "Return the images with their masks hidden."
         masks = self[index]
-        if moved is not None:
-            masks = relocate_masks(masks, moved)
+        masks = masks if moved is None else relocate_masks(masks, moved)
         return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
 
     def hidden_pixels(self) -> torch.Tensor:
@@ -176,9 +175,8 @@ class SaliencyMasks:
         return int((self.hidden_pixels() == 0).sum())
 
     def __repr__(self) -> str:
-        return (
-            f"SaliencyMasks({len(self):,} masks, {self.rule}, fill={self.fill!r})"
-        )
+        text = f"{len(self):,} masks, {self.rule}, fill={self.fill!r}"
+        return f"SaliencyMasks({text})"
 
 # %% ../../nbs/saliency/02_maps.ipynb #c7b7f030
 def _normalised_halves(maps):
