@@ -142,7 +142,7 @@ def _read_run(folder):
         return numbers, read_config(folder)
     except FileNotFoundError:
         return None, "there is no config.json next to metrics.parquet"
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return None, "config.json is damaged"
 
 # %% ../../nbs/runs/09_results.ipynb #962174e2
