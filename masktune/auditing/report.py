@@ -11,6 +11,7 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -202,19 +203,15 @@ class AuditComparison:
         a, b = self.before.verdict, self.after.verdict
         return f"Before: {a.sentence if a else ''} After: {b.sentence if b else ''}"
 
-    def save_html(
-        self,
-        path,  # the file to write
-    ) -> None:
-        "Write both audits and the table of changes to one page."
+    def save_html(self, path: str | Path) -> None:
+        "Write both audits and the table of changes to one page at `path`."
         tables = f"<h1>Before and after</h1><p>{html.escape(self.sentence)}</p>"
         tables += _table_html(self.table)
         page = self.before.to_html().replace("<body>", f"<body>{tables}", 1)
         second = self.after.to_html().split("<body>", 1)[1]
         with atomic_write(path) as temp:
-            temp.write_text(
-                page.replace("</body></html>", second), encoding="utf-8"
-            )
+            page = page.replace("</body></html>", second)
+            temp.write_text(page, encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"AuditComparison({self.sentence})"

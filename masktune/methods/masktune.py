@@ -24,8 +24,7 @@ from ..data.benchmark import Benchmark
 from ..data.split import Split
 from ..evaluation.metrics import predict
 from .erm import ERM
-from ..saliency.given_masks import GivenMasks, RandomSquares
-from ..saliency.given_masks import hidden_shares
+from ..saliency.given_masks import GivenMasks, RandomSquares, hidden_shares
 from ..saliency.maps import SaliencyMasks, compute_maps
 from ..training.batch_norm import frozen_bn_loss, update_bn_stats
 from ..training.loop import augment_batch, prepare_network, train
@@ -90,11 +89,9 @@ def _warn_of_shares(hidden, untouched, maps):
     h, w = maps.values.shape[1:]
     remedy = "or hide a fixed share of each, such as top_fraction=.1."
     if untouched > 0.5:
-        found = (
-            f"nothing in {untouched:.0%} of the training images, whose {h}×{w} maps"
-        )
-        remedy = f"use larger images, an earlier layer, {remedy}"
-        text = f"MaskTune hides {found} are small or flat: {remedy}"
+        found = f"nothing in {untouched:.0%} of the training images"
+        cause = f"whose {h}×{w} maps are small or flat"
+        text = f"MaskTune hides {found}, {cause}: use larger images, an earlier layer, {remedy}"
         warnings.warn(text, stacklevel=4)
     if hidden > 0.5:
         text = f"MaskTune hides {hidden:.0%} of the training pixels: raise n_std, {remedy}"

@@ -150,7 +150,6 @@ def _vertical_bars(
         shift = (i - (len(measured) - 1) / 2) * thickness
         color, label = colors[name], f"{name} (n={len(rows)})"
         ink = "black" if sum(mcolors.to_rgb(color)) > 1.5 else "white"
-        box = dict(facecolor=color, edgecolor="none", pad=0.5)
         for j, column in enumerate(columns):
             values, at = rows[column].to_numpy(float), j + shift
             once = None if j else label
@@ -163,17 +162,16 @@ def _vertical_bars(
                 va="bottom",
                 fontsize=size,
                 color=ink,
-                bbox=box,
+                bbox=dict(facecolor=color, edgecolor="none", pad=0.5),
             )
     everything = pd.concat(list(measured.values()))[list(columns)].to_numpy(float)
     ax.set(ylim=_value_limits(everything))
     _label_axes(ax, size, ylabel=unit)
     ax.set_xticks(range(len(columns)), titles, fontsize=size)
     columns_wide = min(len(measured), max(2, int(width / 1.8)))
-    legend = fig.legend(
-        loc="outside upper center", ncols=columns_wide, fontsize=size
+    fig.legend(
+        loc="outside upper center", ncols=columns_wide, fontsize=size, frameon=False
     )
-    legend.set_frame_on(False)
     plt.close(fig)
     return fig
 

@@ -113,12 +113,7 @@ _FIT_OPTIONS = [  # name, type, default, help
     ("size", int, None, "side in pixels (default: the images' own, else 224)"),
     ("batch-size", int, 64, "images per step"),
     ("seed", int, 0, "of the first weights and the order of batches"),
-    (
-        "device",
-        str,
-        None,
-        "cpu, cuda, cuda:1 or mps (default: a GPU if there is one)",
-    ),
+    ("device", str, None, "cpu, cuda, cuda:1 or mps; default: a GPU if any"),
     ("threads", int, None, "threads of the run"),
 ]
 
@@ -141,12 +136,7 @@ def _add_fit_options(command):
 
 # %% ../../nbs/runs/23_cli.ipynb #c504eb3b
 _AUDIT_OPTIONS = (
-    (
-        "model",
-        str,
-        None,
-        "file that masktune saved, or a state dict (with --network)",
-    ),
+    ("model", str, None, "saved by masktune, or a state dict with --network"),
     ("network", str, None, "a name that create_model knows"),
     ("size", int, None, "side in pixels that the images are resized to"),
     ("masks", str, None, "folder of masks of the objects, laid out as PHOTOS"),
