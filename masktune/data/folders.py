@@ -51,7 +51,7 @@ _SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir
 def is_hidden(
     name: str,  # of a file or folder
 ) -> bool:
-    "Whether a name belongs to the system: a leading dot, `__MACOSX`, `Thumbs.db`, ..."
+    "Whether a name belongs to the system: a leading dot, __MACOSX, Thumbs.db, ..."
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
