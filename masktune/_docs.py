@@ -84,17 +84,24 @@ def escaped(cell):
     return str(cell).replace("|", "\\|").replace("\n", " ")
 
 
+def markdown_table(columns, rows, widths) -> str:
+    "A Markdown table whose cells are escaped; `widths` of the columns in percent, such as '40,60'"
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(map(escaped, row))} |" for row in rows]
+    return "\n".join(lines) + f'\n\n: {{tbl-colwidths="[{widths}]"}}'
+
+
 def table(rows) -> str:
     "A Markdown table of parameters"
     if not rows:
         return ""
-    lines = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
+    cells = []
     for name, kind, default, meaning in rows:
-        types = [f"`{escaped(t)}`" for t in kind.split(" | ")] if kind else []
-        value = f"`{escaped(default)}`" if default else ""
-        cells = [f"`{escaped(name)}`", " or ".join(types), value, escaped(meaning)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + '\n\n: {tbl-colwidths="[18,17,15,50]"}'
+        types = [f"`{t}`" for t in kind.split(" | ")] if kind else []
+        value = f"`{default}`" if default else ""
+        cells.append([f"`{name}`", " or ".join(types), value, meaning])
+    columns = ["parameter", "type", "default", "meaning"]
+    return markdown_table(columns, cells, "18,17,15,50")
 
 
 def signature(name, rows) -> str:
@@ -213,6 +220,12 @@ def public_names(source) -> list:
     ]
 
 
+def fold(cell, summary):
+    "Show one line in the place of a cell, until it is clicked"
+    options = f'#| code-fold: true\n#| code-summary: "{summary}"\n'
+    cell.source = options + cell.source
+
+
 class Pages:
     "A processor of nbdev: references in front of exported cells, which are folded, as are imports and checks"
 
@@ -250,14 +263,10 @@ class Pages:
                 text = reference(getattr(self.module, name))
                 yield mk_cell(text, "markdown")
             cell.outputs = []
-            self.fold(cell, "Show the code")
+            fold(cell, "Show the code")
         elif what != "code":
-            self.fold(cell, "Imports" if what == "imports" else "Checked")
+            fold(cell, "Imports" if what == "imports" else "Checked")
         yield cell
-
-    def fold(self, cell, summary):
-        options = f'#| code-fold: true\n#| code-summary: "{summary}"\n'
-        cell.source = options + cell.source
 
     def __call__(self, cell):
         pass

@@ -393,15 +393,16 @@ def undocumented(names=None) -> list:
 
     found = []
 
-    def check(where, function, whole=True):
-        if not function.__doc__:
-            found.append(f"{where} has no docstring")
-        if not whole:
-            return
-        rows = parameters(function)
+    def uncommented(where, rows):
         found.extend(
             f"{where}: {name} has no comment" for name, *_, said in rows if not said
         )
+
+    def check(where, function, whole=True):
+        if not function.__doc__:
+            found.append(f"{where} has no docstring")
+        if whole:
+            uncommented(where, parameters(function))
 
     for name, thing in (names or exports()).items():
         thing = inspect.unwrap(thing) if callable(thing) else thing
@@ -410,19 +411,9 @@ def undocumented(names=None) -> list:
             if not _own_doc(thing):
                 found.append(f"{where} has no docstring")
             if dataclasses.is_dataclass(thing) or hasattr(thing, "_fields"):
-                rows = fields(thing)
-                found += [
-                    f"{where}: {field} has no comment"
-                    for field, *_, said in rows
-                    if not said
-                ]
+                uncommented(where, fields(thing))
             elif "__init__" in vars(thing):
-                rows = parameters(thing.__init__)
-                found += [
-                    f"{where}: {p} has no comment"
-                    for p, *_, said in rows
-                    if not said
-                ]
+                uncommented(where, parameters(thing.__init__))
             for method, member in members(thing):
                 if inspect.isfunction(member):
                     check(f"{where}.{method}", member, method == "fit")
@@ -433,12 +424,13 @@ def undocumented(names=None) -> list:
 
 def sidebar(root=ROOT) -> list:
     "Pages that the sidebar lacks, and entries that are no page"
-    entry = r"^\s*(?:- |- href: |href: )([\w/.-]+\.ipynb)$"
-    listed = re.findall(entry, (root / "nbs" / "sidebar.yml").read_text(), re.M)
+    from generated import listed
+
+    named = listed(root)
     there = [str(p.relative_to(root / "nbs")) for p in pages(root)]
-    return [f"{p} is not in nbs/sidebar.yml" for p in there if p not in listed] + [
+    return [f"{p} is not in nbs/sidebar.yml" for p in there if p not in named] + [
         f"nbs/sidebar.yml names {p}, and there is no such page"
-        for p in listed
+        for p in named
         if p not in there
     ]
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_markdown_cell, new_notebook
 
+from masktune._docs import escaped
+
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
 SITE = "https://masktune.github.io/masktune"
@@ -25,15 +27,11 @@ def title(page):
     return head.lstrip("# "), rest.strip().removeprefix("> ")
 
 
-def listed() -> list:
+def listed(root=ROOT) -> list:
     "The pages of the site, in the order of the sidebar"
-    text = (NBS / "sidebar.yml").read_text()
-    found = re.findall(
-        r"^\s*- ?(?:href: )?([\w/.-]+\.ipynb)$|^\s*href: ([\w/.-]+\.ipynb)$",
-        text,
-        re.M,
-    )
-    return list(dict.fromkeys(a or b for a, b in found))
+    entry = r"^\s*(?:- |- href: |href: )([\w/.-]+\.ipynb)$"
+    text = (root / "nbs" / "sidebar.yml").read_text()
+    return list(dict.fromkeys(re.findall(entry, text, re.M)))
 
 
 # --- README ---
@@ -63,12 +61,12 @@ def homes() -> dict:
     return found
 
 
-def names() -> list:
+def names(modules) -> list:
     "(name, module, first sentence, whether `import masktune` has it) of everything that is exported"
     import masktune
 
     found = []
-    for module in homes():
+    for module in modules:
         home = importlib.import_module(module)
         for name in getattr(home, "__all__", []):
             thing = getattr(home, name)
@@ -85,14 +83,14 @@ def names() -> list:
 def api() -> list:
     "The cells of nbs/api.ipynb"
     pages = homes()
-    public = [row for row in names() if row[3]]
-    others = [row for row in names() if not row[3]]
+    rows = names(pages)
+    public = [row for row in rows if row[3]]
+    others = [row for row in rows if not row[3]]
 
     def table(rows):
         lines = ["| name | what it is | page |", "|---|---|---|"]
         for name, module, said, _ in rows:
-            said = said.replace("|", "\\|")
-            lines.append(f"| `{name}` | {said} | [{module}]({pages[module]}) |")
+            lines.append(f"| `{name}` | {escaped(said)} | [{module}]({pages[module]}) |")
         return "\n".join(lines)
 
     head = "# All names\n\n> What `import masktune` offers, and what its modules hold besides."
@@ -150,7 +148,7 @@ def thumbnail(png, width=480):
 
 
 def gallery() -> tuple:
-    "(cells of nbs/gallery.ipynb, file -> thumbnail): the first figure of each page that has one"
+    "(cells of nbs/gallery.ipynb, file -> PNG): the first figure of each page that has one"
     cells, files = [], {}
     for page in listed():
         found = figures(NBS / page)
@@ -158,7 +156,7 @@ def gallery() -> tuple:
             continue
         png, alt = found[0]
         file = f"images/gallery/{page.removesuffix('.ipynb').replace('/', '-')}.png"
-        files[file] = thumbnail(png)
+        files[file] = png
         cells.append(f"[![{alt}]({file})]({page})\n\n{title(NBS / page)[0]}")
     head = "# Gallery\n\n> One picture of each page that has any; each leads to its page."
     tiles = "\n\n".join(f"::: {{.tile}}\n{cell}\n:::" for cell in cells)
@@ -199,9 +197,9 @@ def outdated() -> list:
 
 
 if __name__ == "__main__":
-    for file, image in gallery()[1].items():
+    for file, png in gallery()[1].items():
         (NBS / file).parent.mkdir(parents=True, exist_ok=True)
-        image.save(NBS / file, optimize=True)
+        thumbnail(png).save(NBS / file, optimize=True)
     for _ in range(
         2
     ):  # the second time the new pages are among those that are listed

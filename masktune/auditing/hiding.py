@@ -12,8 +12,7 @@ import torch
 from .evidence import Evidence, paired_interval
 from ..core.random import make_generator
 from ..data.split import Split
-from ..models.network import eval_mode
-from ..models.wrap import wrap
+from ..evaluation.metrics import predict
 from ..plots.charts import plot_curves
 from ..plots.images import overlay_mask, plot_rows
 from ..saliency.maps import SaliencyMaps
@@ -26,7 +25,6 @@ def mean_color(split: Split, n: int = 500) -> torch.Tensor:  # of each channel
     return x.mean((0, 2, 3))
 
 
-@torch.no_grad()
 def predict_edited(
     model,  # a network
     split: Split,  # images
@@ -34,11 +32,16 @@ def predict_edited(
     batch_size: int = 256,  # images at a time
 ) -> torch.Tensor:  # N predicted classes
     "What the network answers to edited images; `edit` turns a batch into images."
-    net, found = wrap(model), []
-    with eval_mode(net):
-        for b in split.batches(batch_size, device=net.device):
-            found.append(net(edit(b)).argmax(1).cpu())
-    return torch.cat(found)
+
+    def edited(batch):
+        return batch._replace(x=edit(batch))
+
+    return predict(model, split, batch_size, edited).predicted
+
+
+def _hides(masks, fill):
+    "An edit that hides masks."
+    return lambda b: apply_mask(b.x, masks[b.index].to(b.x.device), fill)
 
 # %% ../../nbs/auditing/03_hiding.ipynb #9b46d97a
 def hot_masks(
@@ -81,10 +84,8 @@ def measure_hiding(
     moved = relocate_masks(masks, make_generator(seed, "hidden elsewhere"))
 
     def hide(chosen):
-        def edit(b):
-            return apply_mask(b.x, chosen[b.index].to(b.x.device), fill)
-
-        return (predict_edited(model, split, edit) == split.labels).numpy()
+        answers = predict_edited(model, split, _hides(chosen, fill))
+        return (answers == split.labels).numpy()
 
     seen, own, control = maps.correct.numpy(), hide(masks), hide(moved)
     share = masks.float().mean().item()
@@ -129,11 +130,7 @@ def faithfulness_curves(
         for name, values in chosen.items():
             masks = threshold_maps(values, split.image_size, top_fraction=share)
             for curve, hidden in (("deletion", masks), ("insertion", ~masks)):
-
-                def edit(b, hidden=hidden):
-                    return apply_mask(b.x, hidden[b.index].to(b.x.device), fill)
-
-                answers = predict_edited(model, split, edit)
+                answers = predict_edited(model, split, _hides(hidden, fill))
                 row[f"{curve}, {name}"] = (answers == labels).float().mean().item()
         rows.append(row)
     return pd.DataFrame(rows)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from .evidence import Evidence, mean_interval, wilson_interval
+from .evidence import _Z, Evidence, mean_interval, wilson_interval
 from ..core.random import make_generator
 from ..data.split import Split
 from ..evaluation.localisation import pointing_game
@@ -159,7 +159,7 @@ def measure_objects(
     found, n = pointing_game(maps, region), len(maps)
     area = region.float().mean().item()
     low, high = wilson_interval(round(found["pointing"] * n), n)
-    half = 1.959964 * (found["energy"] * (1 - found["energy"]) / n) ** 0.5
+    half = _Z * (found["energy"] * (1 - found["energy"]) / n) ** 0.5
     energy = found["energy"]
     return [
         Evidence(

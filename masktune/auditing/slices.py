@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from .evidence import Evidence, wilson_interval
+from .evidence import Evidence, unpaired_interval
+from .evidence import wilson_interval
 from ..core.random import make_generator
 from ..data.split import Split
-from ..evaluation.features import extract_features
+from ..evaluation.features import Features
 from ..evaluation.metrics import Predictions
 from ..methods.annotations import candidate_features
 from ..methods.spuriosity import Ranking, spuriosity_scores, spurious_gap
@@ -118,11 +119,11 @@ def measure_features(
     model,  # a trained network
     split: Split,  # the images
     predictions: Predictions,  # of the split
+    pooled: Features,  # of the split
     top: int = 5,  # features per class
 ) -> Evidence:
     "The accuracy on the images that show most of their class's features, and on those that show least."
-    asked = candidate_features(model, split, top).asked
-    pooled = extract_features(model, split)
+    asked = candidate_features(model, pooled, top).asked
     named = {
         split.class_names.index(c): list(features) for c, features in asked.items()
     }
@@ -131,8 +132,7 @@ def measure_features(
     n = int(gap.k.sum())
     most = float((gap.top * gap.k).sum() / n)
     least = float((gap.bottom * gap.k).sum() / n)
-    variance = (most * (1 - most) + least * (1 - least) + 1 / n) / n
-    half = 1.959964 * variance**0.5
+    low, high = unpaired_interval(least, most, n)
     first = next(iter(asked))
     sheet = plot_feature_sheet(
         model, split, first, list(asked[first]), pooled.values
@@ -141,8 +141,8 @@ def measure_features(
         "slice, least typical",
         least,
         most,
-        least - most - half,
-        least - most + half,
+        low,
+        high,
         n,
         f"On the fifth of each class that shows least of its main features the network is "
         f"right on {100 * least:.0f} %, on the fifth that shows most on {100 * most:.0f} %.",

@@ -20,7 +20,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from .evidence import Evidence
+from .evidence import _Z, Evidence, unpaired_interval
 from ..core.files import resolve_path
 from ..data.split import Split
 
@@ -151,7 +151,7 @@ def _balanced_interval(labels, answers) -> tuple[float, float]:
         right = ((answers == k) & (labels == k)).sum()
         p = (right + 1) / (n + 2)
         variance += p * (1 - p) / (n + 2)
-    half = 1.959964 * variance**0.5 / len(classes)
+    half = _Z * variance**0.5 / len(classes)
     mean = balanced_accuracy_score(labels, answers)
     return float(mean - half), float(mean + half)
 
@@ -231,16 +231,9 @@ def measure_duplicates(
         "near-duplicates",
         share,
         control,
-        *_share_difference(share, control, len(b)),
+        *unpaired_interval(share, control, len(b)),
         len(b),
         f"{n:,} of {len(b):,} images of {names[1]} split have a near-duplicate in "
         f"{names[0]}; within the split itself, {100 * control:.1f} % have one.",
         pairs,
     )
-
-# %% ../../nbs/auditing/01_surface.ipynb #66a0ed46
-def _share_difference(a: float, b: float, n: int) -> tuple[float, float]:
-    "The 95 % interval of a - b, two shares of n images, as if they were independent."
-    variance = (a * (1 - a) + b * (1 - b) + 1 / n) / n
-    half = 1.959964 * variance**0.5
-    return a - b - half, a - b + half

@@ -129,10 +129,11 @@ def _one_to_one_rows(root, split) -> list[dict]:
     rows = []
     for dog, place, tested in zip(SPAWRIOUS_ORDER, split.train, split.test):
         for folder, share in _SPAWRIOUS_SHARES.items():
-            total = len(_images_of_folder(root / folder / place / dog, root))
-            own = int(share * total)
-            rows += _dog_rows(root, "train", folder, place, dog, own)
-            rows += _dog_rows(root, "train", folder, split.filler, dog, total - own)
+            whole = _dog_rows(root, "train", folder, place, dog)
+            own = int(share * len(whole))
+            others = len(whole) - own
+            rows += whole[:own]
+            rows += _dog_rows(root, "train", folder, split.filler, dog, others)
             rows += _dog_rows(root, "test", folder, tested, dog)
     return rows
 

@@ -108,8 +108,14 @@ def balance_groups(
             f"the group {empty!r} has no image, so the groups can't be balanced."
         )
     each = min(int(sizes.min()), n or len(split))
-    order = torch.randperm(len(split), generator=make_generator(seed, "balance"))
-    chosen = [order[split.groups[order] == g][:each] for g in range(len(sizes))]
+    draw = make_generator(seed, "balance")
+    return _draw_each(split, split.groups, len(sizes), each, draw)
+
+
+def _draw_each(split, kinds, n_kinds, most, draw) -> Split:
+    "At most `most` random images of each kind, in the order they had."
+    order = torch.randperm(len(split), generator=draw)
+    chosen = [order[kinds[order] == k][:most] for k in range(n_kinds)]
     return split.subset(torch.cat(chosen).sort().values)
 
 # %% ../../nbs/data/31_photo_settings.ipynb #227385a6
@@ -157,13 +163,8 @@ def _at_most(split, n, seed, part) -> Split:
     "At most `n` images of each class, at random."
     if n is None:
         return split
-    order = torch.randperm(
-        len(split), generator=make_generator(seed, "photographs", part)
-    )
-    chosen = [
-        order[split.labels[order] == k][:n] for k in range(len(split.class_names))
-    ]
-    return split.subset(torch.cat(chosen).sort().values)
+    draw = make_generator(seed, "photographs", part)
+    return _draw_each(split, split.labels, len(split.class_names), n, draw)
 
 # %% ../../nbs/data/31_photo_settings.ipynb #a2dfc342
 class PhotoSetting(NamedTuple):

@@ -253,11 +253,10 @@ class _FromTables(_FromFolders):
         **options,  # size, on_error, resize, like: as in `from_files`
     ) -> Self:
         "A split of the files in a table; columns are called file, label, group, or as is usual."
-        table, names, group_names = image_table(
-            frame, resolve_path(root), "the table", class_names
-        )
+        root = resolve_path(root)
+        table, names, group_names = image_table(frame, root, "the table", class_names)
         return cls.from_files(
-            [resolve_path(root) / file for file in table.file],
+            [root / file for file in table.file],
             table.label,
             table.group if "group" in table else None,
             ids=table.file.tolist(),

@@ -206,9 +206,8 @@ BOTTOMS = {
 }
 
 
-def _two_classes(name, classes, part, root, download):
+def _two_classes(x, y, classes):
     "(images uint8 N×3×H×W, their numbers in the set) of each of two classes."
-    x, y = base_images(name, root, download)[part]
     if x.ndim == 3:
         x = x[:, None].expand(-1, 3, -1, -1)
     numbers = [(y == c).nonzero()[:, 0] for c in classes]
@@ -280,10 +279,11 @@ def dominoes(
     """
     classes, _ = BOTTOMS[check_choice("bottom", bottom, BOTTOMS)]
     check_fraction("spurious_correlation", spurious_correlation)
+    top_set, bottom_set = (base_images(n, root, download) for n in ("mnist", bottom))
 
     def pairs(part, share, purpose):
-        tops = _two_classes("mnist", [0, 1], part, root, download)
-        bottoms = _two_classes(bottom, classes, part, root, download)
+        tops = _two_classes(*top_set[part], [0, 1])
+        bottoms = _two_classes(*bottom_set[part], classes)
         draw = functools.partial(make_generator, seed, "dominoes", purpose)
         return _pair(tops, bottoms, share, draw)
 

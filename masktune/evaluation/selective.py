@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ..core.validation import check_choice, check_fraction
-from .metrics import Predictions
+from .metrics import Predictions, _known_labels
 from ..plots.charts import plot_curves
 
 # %% ../../nbs/evaluation/01_selective.ipynb #924c8394
@@ -77,15 +77,12 @@ def selective_scores(
         raise ValueError(
             f"scoring={scoring!r} needs the predictions of two networks."
         )
-    if first.labels is None:
-        raise ValueError(
-            "these predictions have no labels: predict a Split instead of bare images."
-        )
+    labels = _known_labels(first.labels)
     if second is not None and not _same_images(first, second):
         raise ValueError("the two predictions are of different images.")
     other = None if second is None else second.probabilities
     scores, predicted = _SCORING_RULES[scoring](first.probabilities, other).max(1)
-    return ScoredPredictions(scores, predicted, first.labels)
+    return ScoredPredictions(scores, predicted, labels)
 
 
 def _same_images(first, second):

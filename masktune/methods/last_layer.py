@@ -19,11 +19,10 @@ from ..core.random import make_generator
 from ..core.validation import check_choice, check_count
 from ..core.validation import check_positive
 from ..evaluation.features import Features, balanced_sample_weight
-from ..evaluation.features import head_as_network
 from ..evaluation.features import stratified_halves, undersample
-from ..evaluation.metrics import predict
 from .heads import HeadMethod, fit_head, fit_l1_head
-from .heads import linear_from_weights, worst_group_accuracy
+from .heads import linear_from_weights, predict_head
+from .heads import worst_group_accuracy
 
 # %% ../../nbs/methods/04_last_layer.ipynb #2eb359b7
 class _Retraining(HeadMethod):
@@ -45,7 +44,7 @@ class _Retraining(HeadMethod):
             n_classes=bench.n_classes,
             device=self.device,
         )
-        found = predict(head_as_network(head), bench.val, 65536)
+        found = predict_head(head, bench.val)
         row = dict(rows=len(rows), val_accuracy=found.accuracy)
         return head, pd.DataFrame([row])
 
@@ -190,7 +189,7 @@ class _Reweighting(HeadMethod):
         settings = list(product(self.gammas, self.reg_strengths))
         if len(settings) > 1 and judge.groups is None:
             raise _no_groups_error(bench)
-        probabilities = predict(head_as_network(head), learn, 65536).probabilities
+        probabilities = predict_head(head, learn).probabilities
         p = probabilities.gather(1, learn.labels[:, None])[:, 0]
         balance, heads, rows = balanced_sample_weight(learn), [], []
         how = dict(towards=head, device=self.device)

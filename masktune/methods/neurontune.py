@@ -16,9 +16,8 @@ import torch
 from ..core.random import make_generator
 from ..core.validation import check_choice, check_count
 from ..evaluation.features import Features, balanced_sample_weight
-from ..evaluation.features import head_as_network, stratified_halves
-from ..evaluation.metrics import predict
-from .heads import HeadMethod, fit_head
+from ..evaluation.features import stratified_halves
+from .heads import HeadMethod, fit_head, predict_head
 
 # %% ../../nbs/methods/05_neurontune.ipynb #ded94239
 def neuron_deltas(
@@ -97,16 +96,16 @@ class NeuronTune(_Silencing):
             halves = make_generator(self.seed, "halves")
             first, second = stratified_halves(bench.val, "classes", halves)
             identify, tune = bench.val.subset(first), bench.val.subset(second)
-        correct = predict(head_as_network(head), identify, 65536).correct
+        correct = predict_head(head, identify).correct
         _check_both_kinds(identify, correct, bench.name)
         self.deltas_ = neuron_deltas(identify, correct)
         candidates, rows = [], []
         for threshold in self.thresholds:
             silenced = self._above(threshold)
-            scale = bench.train.without(silenced)
+            scale, kept = bench.train.without(silenced), tune.without(silenced)
             for l2 in self.reg_strengths:
-                new = self._tuned(tune.without(silenced), l2, scale)
-                correct = predict(head_as_network(new), identify, 65536).correct
+                new = self._tuned(kept, l2, scale)
+                correct = predict_head(new, identify).correct
                 score = sfit(neuron_deltas(identify, correct))
                 accuracy = correct.double().mean().item()
                 candidates.append((new, silenced))

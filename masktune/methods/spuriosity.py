@@ -21,14 +21,12 @@ from ..core.random import make_generator
 from ..core.validation import check_choice
 from ..data.benchmark import Benchmark
 from ..data.split import Split
-from ..evaluation.metrics import Predictions, predict
+from ..evaluation.metrics import Predictions
 from .annotations import _class_head
 from .annotations import _number_answers, _read_answers
 from .annotations import group_separating_features, top_features
 from ..evaluation.features import Features, extract_features
-from .heads import HeadMethod
-from ..evaluation.features import head_as_network
-from .heads import replace_head
+from .heads import HeadMethod, predict_head, replace_head
 from ..models.network import Network
 from ..models.wrap import wrap
 from ..plots.images import plot_rows
@@ -212,7 +210,7 @@ class _HeadTuner:
 
     def _choose_images(self, head: nn.Linear, features: Features) -> torch.Tensor:
         "Which training rows to tune on."
-        wrong = ~predict(head_as_network(head), features, 65536).correct
+        wrong = ~predict_head(head, features).correct
         parts = []
         for k, name in enumerate(features.class_names):
             if self.images == "least" and k in self.spurious_:
@@ -242,11 +240,9 @@ class _GapStopping(_HeadTuner):
         held: Ranking,  # of validation
     ) -> pd.DataFrame:  # epoch, gap, val_accuracy
         "SGD until the gap on validation is small."
-        net, learn = (
-            head_as_network(head),
-            cast(Features, rows.train.subset(chosen)),
-        )
-        x, y = learn.values.to(net.device).float(), learn.labels.to(net.device)
+        device = head.weight.device
+        learn = cast(Features, rows.train.subset(chosen))
+        x, y = learn.values.to(device).float(), learn.labels.to(device)
         opt = torch.optim.SGD(head.parameters(), lr=self.lr, momentum=0.9)
         history = []
         for epoch in range(self.epochs + 1):
@@ -257,7 +253,7 @@ class _GapStopping(_HeadTuner):
                     opt.zero_grad()
                     F.cross_entropy(head(x[at]), y[at]).backward()
                     opt.step()
-            answers = predict(net, rows.val, 65536)
+            answers = predict_head(head, cast(Features, rows.val))
             gap = spurious_gap(held, answers, self.k).gap.mean()
             history.append(
                 dict(epoch=epoch, gap=gap, val_accuracy=answers.accuracy)

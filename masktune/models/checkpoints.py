@@ -77,7 +77,7 @@ def _tensors(entry):
     if not isinstance(entry, Mapping) or not entry:
         return None
     tensors = {k: v for k, v in entry.items() if isinstance(v, torch.Tensor)}
-    return dict(tensors) if len(tensors) > len(entry) / 2 else None
+    return tensors if len(tensors) > len(entry) / 2 else None
 
 # %% ../../nbs/models/08_checkpoints.ipynb #40e7d1b9
 def read_weights(

@@ -71,8 +71,7 @@ def record_calls(
     def before(name):
         def hook(layer, args, kwargs):
             clock[0] += 1
-            given = _first_tensor(args)
-            given = _first_tensor(kwargs) if given is None else given
+            given = _first_tensor((args, kwargs))
             index = counts[name] = counts.get(name, -1) + 1
             around.append((name, index, clock[0], given))
 
@@ -235,8 +234,7 @@ class CutNetwork(nn.Module):
         def stop(*args, **kwargs):
             if self.cut.at == "out":
                 raise _Reached(_first_tensor(forward(*args, **kwargs)))
-            given = _first_tensor(args)
-            raise _Reached(_first_tensor(kwargs) if given is None else given)
+            raise _Reached(_first_tensor((args, kwargs)))
 
         stops = _counting([forward] * self.cut.call + [stop], forward)
         with _replaced({layer: stops}):
@@ -282,9 +280,8 @@ def _going_on(net, cut, features, remembered):
 
     def enter(forward):
         def run(*args, **kwargs):
-            if _first_tensor(args) is not None:
-                return forward(*_with_first_tensor(args, features), **kwargs)
-            return forward(*args, **_with_first_tensor(kwargs, features))
+            args, kwargs = _with_first_tensor((args, kwargs), features)
+            return forward(*args, **kwargs)
 
         return run
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from ..core.files import atomic_write
 from ..core.validation import check_choice
-from .checkpoints import fill, read_folder, read_weights
+from .checkpoints import _need_safetensors, fill
+from .checkpoints import read_folder, read_weights
 from .network import Network, resnet32, small_cnn
 from .wrap import wrap
 
@@ -148,12 +149,7 @@ def create_model(
 
 # %% ../../nbs/models/02_zoo.ipynb #3ad130c1
 def _write_safetensors(file, weights, about):
-    try:
-        from safetensors.torch import save
-    except ImportError:
-        raise ImportError(
-            "safetensors files need a package: pip install masktune[hub]"
-        ) from None
+    save = _need_safetensors().save
     own = {k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}
     Path(file).write_bytes(save(own, {"masktune": json.dumps(about)}))
 

@@ -34,8 +34,7 @@ class _Orders:
     def orders(self) -> dict[str, torch.Tensor]:
         "Name -> places of the images in the split, in order."
         s = self.split
-        numbers = s.labels if s.groups is None else s.groups
-        names = s.class_names if s.groups is None else s.group_names
+        numbers, names = s.group_or_class_labels()
         found = {
             name: (numbers == k).nonzero()[:, 0] for k, name in enumerate(names)
         }
@@ -69,10 +68,8 @@ class _Captions:
     predictions: dict
 
     def _group_names(self, at):
-        s = self.split
-        if s.groups is None:
-            return [s.class_names[y] for y in s.labels[at]]
-        return [s.group_names[g] for g in s.groups[at]]
+        numbers, names = self.split.group_or_class_labels()
+        return [names[k] for k in numbers[at]]
 
     def _answer(self, name, i):
         "What a network answers to image `i`, and how sure it is."

@@ -8,6 +8,7 @@ import base64
 from io import BytesIO
 from pathlib import Path
 
+from .._docs import fold, markdown_table
 from .overview import stored_means
 from .parameters import experiment_parameters
 from .stored import read_table
@@ -40,19 +41,15 @@ def _cell(text, kind="markdown"):
     return mk_cell(text, kind)
 
 
-def escaped(text):
-    return str(text).replace("|", "\\|").replace("\n", " ")
-
-
 def parameters_table(notebook) -> str:
     "The parameters of an experiment as a Markdown table."
     rows = experiment_parameters(notebook)
-    lines = ["| parameter | default | allowed | meaning |", "|---|---|---|---|"]
-    for name, row in rows.iterrows():
-        cells = [f"`{name}`", f"`{escaped(row.default)}`"]
-        cells += [escaped(row.allowed), escaped(row.meaning)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + '\n\n: {tbl-colwidths="[18,14,28,40]"}'
+    cells = [
+        [f"`{name}`", f"`{row.default}`", row.allowed, row.meaning]
+        for name, row in rows.iterrows()
+    ]
+    columns = ["parameter", "default", "allowed", "meaning"]
+    return markdown_table(columns, cells, "18,14,28,40")
 
 
 def results_table(folder) -> str:
@@ -119,7 +116,6 @@ def experiment_cells(nb) -> list:
             seen = True
             cells += results_cells(path.stem, root)
             cells.append(_cell(f"## Parameters\n\n{parameters_table(path)}"))
-            fold = '#| code-fold: true\n#| code-summary: "Parameters as code"\n'
-            cell.source = fold + cell.source
+            fold(cell, "Parameters as code")
         cells.append(cell)
     return cells if seen else list(nb.cells)

@@ -118,13 +118,15 @@ _FIT_OPTIONS = [  # name, type, default, help
 ]
 
 
-def _add_fit_options(command):
-    command.add_argument(
-        "photos", help="a folder with one folder of images per class"
-    )
-    command.add_argument("--out", help="the run's folder (default: runs/PHOTOS)")
-    for name, kind, default, text in _FIT_OPTIONS:
+def _add_options(command, options):
+    for name, kind, default, text in options:
         command.add_argument(f"--{name}", type=kind, default=default, help=text)
+
+
+def _add_fit_options(command):
+    command.add_argument("photos", help="a folder with one folder per class")
+    command.add_argument("--out", help="the run's folder (default: runs/PHOTOS)")
+    _add_options(command, _FIT_OPTIONS)
     command.add_argument(
         "--pretrained", action="store_true", help="start from ImageNet weights"
     )

@@ -21,9 +21,8 @@ from .stored import read_config
 _ON_CARD = ["accuracy", "worst_group_accuracy", "worst_class_accuracy"]
 
 
-def _card_numbers(folder):
+def _card_numbers(m, folder):
     "method × (split, metric): means over the seeds, as fractions"
-    m = read_metrics(folder)
     m = m[m.epoch.isna() & ~m.split.isin(_NOT_TESTS) & m.metric.isin(_ON_CARD)]
     if m.empty:
         raise ValueError(f"{folder} has no accuracy on a test to put on a card.")
@@ -103,8 +102,9 @@ def model_card(
 ) -> str:
     "A model card in Markdown with metadata; raises `ValueError` if the run left no accuracy."
     folder = resolve_path(run)
-    config, numbers = read_config(folder), _card_numbers(folder)
-    data = str(read_metrics(folder).data.iloc[0])
+    config, metrics = read_config(folder), read_metrics(folder)
+    numbers = _card_numbers(metrics, folder)
+    data = str(metrics.data.iloc[0])
     limits = _LIMITS
     if "worst_group_accuracy" not in numbers.columns.get_level_values("metric"):
         limits += _NO_GROUPS

@@ -20,6 +20,7 @@ from .parameters import _package_folder
 # %% ../../nbs/runs/02_record.ipynb #be53bb1e
 _NO_NUMBERS = {  # modules that no number of a run depends on
     "_modidx.py",
+    "_docs.py",
     *(
         f"runs/{m}.py"
         for m in (
@@ -162,8 +163,10 @@ def is_finished(
 # %% ../../nbs/runs/02_record.ipynb #7b2f0015
 def _last_line(log) -> str:
     'The last line of a log; "" if there is none.'
-    with contextlib.suppress(OSError, IndexError):
-        return log.read_text(errors="replace").strip().splitlines()[-1]
+    with contextlib.suppress(OSError, IndexError), open(log, "rb") as file:
+        end = file.seek(0, 2)
+        file.seek(max(0, end - 65_536))  # logs grow for days, and this is read twice a second
+        return file.read().decode(errors="replace").strip().splitlines()[-1]
     return ""
 
 # %% ../../nbs/runs/02_record.ipynb #53769ff3

@@ -19,7 +19,8 @@ import torch
 from ..core.files import atomic_write, resolve_path
 from ..core.random import make_generator
 from ..evaluation.metrics import Predictions, group_report
-from .stored import current_names, read_config, read_table
+from .stored import _current_column, current_names, read_config
+from .stored import read_table
 
 # %% ../../nbs/runs/09_results.ipynb #6d288742
 def write_run(
@@ -132,9 +133,7 @@ def _read_run(folder):
         numbers = pq.ParquetFile(buffer).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         return None, f"metrics.parquet is damaged ({type(error).__name__})"
-    numbers = numbers.rename_columns(
-        ["labels_used" if c == "sees" else c for c in numbers.column_names]
-    )
+    numbers = numbers.rename_columns([_current_column(c) for c in numbers.column_names])
     lacks = [c for c in _COLUMNS if c not in numbers.column_names]
     if lacks:
         return None, f"metrics.parquet has no column {', '.join(lacks)}"

@@ -130,10 +130,10 @@ def _pool():
     _Pool(**json.loads(sys.stdin.readline())).run()
 
 # %% ../../nbs/runs/19_sweep.ipynb #9e121dcd
-def _follow(pool, n):
-    "Print what the pool says until it has ended."
-    for i, line in enumerate(pool.stdout):
-        print(f"{i + 1}/{n} {line}", end="", flush=True)
+def _follow(numbered, n):
+    "Print the numbered lines that the pool says, until it has ended."
+    for i, line in numbered:
+        print(f"{i}/{n} {line}", end="", flush=True)
 
 
 def _local(folders, slots, total):
@@ -149,13 +149,14 @@ def _local(folders, slots, total):
         start_new_session=True,
     )
 
+    said = enumerate(pool.stdout, 1)  # goes on counting after Ctrl-C
     work = dict(folders=[str(f) for f in folders], slots=slots, parent=os.getpid())
     try:
         print(json.dumps(work), file=pool.stdin, flush=True)
-        _follow(pool, len(folders))
+        _follow(said, len(folders))
     except KeyboardInterrupt:
         pool.terminate()
-        _follow(pool, len(folders))
+        _follow(said, len(folders))
         raise
     finally:
         pool.stdin.close()

@@ -14,11 +14,11 @@ import torch
 from ..core.files import fingerprint
 from ..core.random import make_generator
 from ..data.split import Split
-from .maps import SaliencyMasks
-from .masking import apply_mask, random_squares, relocate_masks
+from .maps import SaliencyMasks, _HiddenByPosition
+from .masking import apply_mask, random_squares
 
 # %% ../../nbs/saliency/03_given_masks.ipynb #b2ac0d4c
-class _MaskStack:
+class _MaskStack(_HiddenByPosition):
     "Masks by position: how many, which, how much they hide."
 
     masks: torch.Tensor | SaliencyMasks
@@ -29,12 +29,6 @@ class _MaskStack:
     def __getitem__(self, index) -> torch.Tensor:
         "bool n×H×W for the images at `index`, True = hidden"
         return self.masks[index]
-
-    def masked_fraction(self) -> float:
-        "Return the mean share of an image's pixels that is hidden."
-        parts = torch.arange(len(self)).split(1024)
-        shares = [self[p].float().mean((1, 2)) for p in parts]
-        return torch.cat(shares).mean().item()
 
     def check(
         self,
@@ -70,17 +64,9 @@ class GivenMasks(_MaskStack):
             if masks.ndim != 3 or masks.dtype != torch.bool:
                 raise _not_masks_error(masks)
 
-    def apply(
-        self,
-        x: torch.Tensor,  # float n×C×H×W in [0, 1]
-        index: torch.Tensor,  # int64 n: which images of the split these are
-        moved: torch.Generator | None = None,  # put each mask at a random place
-    ) -> torch.Tensor:  # like x
-        "Return the images with their masks hidden."
-        masks = self[index]
-        if moved is not None:
-            masks = relocate_masks(masks, moved)
-        return apply_mask(x, masks.to(x.device), self.fill)
+    def masked_fraction(self) -> float:
+        "Return the mean share of an image's pixels that is hidden."
+        return hidden_shares(self, len(self))[0]
 
 # %% ../../nbs/saliency/03_given_masks.ipynb #464ce344
 def _not_masks_error(masks):

@@ -117,12 +117,6 @@ class SaliencyMaps(_Shown):
         return cls(**kept)
 
 # %% ../../nbs/saliency/02_maps.ipynb #8b54a142
-def _hidden_pixels(masks):
-    "int64 N: how many pixels of each image are hidden"
-    parts = torch.arange(len(masks)).split(1024)
-    return torch.cat([masks[part].flatten(1).sum(1) for part in parts])
-
-
 def _thresholded(maps, index, rule):
     "bool N×H×W in the frame of the images, for maps of a whole image or of a view"
     values, size, box = maps.values[index], maps.size, maps.box
@@ -132,9 +126,30 @@ def _thresholded(maps, index, rule):
     seen = threshold_maps(values, (bottom - top, right - left), **rule)
     return uncrop_mask(seen, box, size)
 
+# %% ../../nbs/saliency/02_maps.ipynb #c8bf40d0
+class _HiddenByPosition:
+    "Masks that are found by an image's position in its split."
+
+    fill: object
+
+    def __getitem__(self, index) -> torch.Tensor:
+        "bool n×H×W for the images at `index`, True = hidden"
+        raise NotImplementedError
+
+    def apply(
+        self,
+        x: torch.Tensor,  # float n×C×H×W in [0, 1]
+        index: torch.Tensor,  # int64 n: which images of the split these are
+        moved: torch.Generator | None = None,  # put each mask at a random place
+    ) -> torch.Tensor:  # like x
+        "Return the images with their masks hidden."
+        masks = self[index]
+        masks = masks if moved is None else relocate_masks(masks, moved)
+        return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
+
 # %% ../../nbs/saliency/02_maps.ipynb #c8bf40d1
 @dataclass(eq=False, repr=False)
-class SaliencyMasks:
+class SaliencyMasks(_HiddenByPosition):
     "Masks that are made when they are asked for: `masks[index]` is a tensor of bools N×H×W, True = hidden."
 
     maps: SaliencyMaps  # where the network looked
@@ -149,20 +164,10 @@ class SaliencyMasks:
         masks = _thresholded(self.maps, index, self.rule)
         return masks | self.previous[index] if self.previous else masks
 
-    def apply(
-        self,
-        x: torch.Tensor,  # float n×C×H×W in [0, 1]
-        index: torch.Tensor,  # int64 n: which images of the split these are
-        moved: torch.Generator | None = None,  # put each mask at a random place
-    ) -> torch.Tensor:  # like x
-        "Return the images with their masks hidden."
-        masks = self[index]
-        masks = masks if moved is None else relocate_masks(masks, moved)
-        return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
-
     def hidden_pixels(self) -> torch.Tensor:
         "Count the hidden pixels of each image."
-        return _hidden_pixels(self)
+        parts = torch.arange(len(self)).split(1024)
+        return torch.cat([self[part].flatten(1).sum(1) for part in parts])
 
     def masked_fraction(self) -> float:
         "How much of an image is hidden, on average"
@@ -175,8 +180,7 @@ class SaliencyMasks:
         return int((self.hidden_pixels() == 0).sum())
 
     def __repr__(self) -> str:
-        text = f"{len(self):,} masks, {self.rule}, fill={self.fill!r}"
-        return f"SaliencyMasks({text})"
+        return f"SaliencyMasks({len(self):,} masks, {self.rule}, fill={self.fill!r})"
 
 # %% ../../nbs/saliency/02_maps.ipynb #c7b7f030
 def _normalised_halves(maps):

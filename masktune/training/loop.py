@@ -173,7 +173,7 @@ def _note_loss(run, batch_loss, size):
     t["last_loss"].copy_(torch.where(finite, batch_loss, t["last_loss"]))
 
 
-def _end_epoch(run, settings, split, label, epoch_metrics, monitor):
+def _end_epoch(run, split, label, epoch_metrics, monitor):
     "Measure, note, keep the best weights; the row of the history."
     all_reduce([run.tensors["loss"]])
     average_buffers(run.net)
@@ -276,7 +276,7 @@ def train(
                 bar.update()
                 if _may_pause(run, s):
                     checkpoints.save(run.state)
-            row = _end_epoch(run, s, split, label, epoch_metrics, monitor)
+            row = _end_epoch(run, split, label, epoch_metrics, monitor)
             bar.set_postfix_str(_short(row), refresh=False)
             checkpoints.save(run.state, last=run.epoch == s.epochs)
     net.untrained = False
