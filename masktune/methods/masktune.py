@@ -261,7 +261,7 @@ class _Iteration(_MaskedSteps):
 
     def _fine_tune(self, net, bench, masks, measure, opt, folder):
         "The history of training `net` on masked images"
-        hidden, untouched = hidden_shares(masks, len(bench.train))
+        hidden, untouched = hidden_shares(masks, len(bench.train), net.device)
         if isinstance(masks, SaliencyMasks):
             _warn_of_shares(hidden, untouched, masks.maps)
         history, _ = train(

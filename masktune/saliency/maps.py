@@ -21,8 +21,8 @@ from ..evaluation.metrics import gather_across_ranks
 from ..models.network import check_outputs
 from ..models.wrap import as_network, inference_copy
 from .cam import _maps_and_logits
-from .masking import apply_mask, relocate_masks, threshold_maps
-from .masking import uncrop_mask
+from .masking import HiddenByPosition
+from .masking import threshold_maps, uncrop_mask
 from ..training.augment import View
 
 # %% ../../nbs/saliency/02_maps.ipynb #7e71bbc3
@@ -117,39 +117,17 @@ class SaliencyMaps(_Shown):
         return cls(**kept)
 
 # %% ../../nbs/saliency/02_maps.ipynb #8b54a142
-def _thresholded(maps, index, rule):
+def _thresholded(values, size, box, rule):
     "bool N×H×W in the frame of the images, for maps of a whole image or of a view"
-    values, size, box = maps.values[index], maps.size, maps.box
     if box is None:
         return threshold_maps(values, size, **rule)
     top, left, bottom, right = box
     seen = threshold_maps(values, (bottom - top, right - left), **rule)
     return uncrop_mask(seen, box, size)
 
-# %% ../../nbs/saliency/02_maps.ipynb #c8bf40d0
-class _HiddenByPosition:
-    "Masks that are found by an image's position in its split."
-
-    fill: object
-
-    def __getitem__(self, index) -> torch.Tensor:
-        "bool n×H×W for the images at `index`, True = hidden"
-        raise NotImplementedError
-
-    def apply(
-        self,
-        x: torch.Tensor,  # float n×C×H×W in [0, 1]
-        index: torch.Tensor,  # int64 n: which images of the split these are
-        moved: torch.Generator | None = None,  # put each mask at a random place
-    ) -> torch.Tensor:  # like x
-        "Return the images with their masks hidden."
-        masks = self[index]
-        masks = masks if moved is None else relocate_masks(masks, moved)
-        return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
-
 # %% ../../nbs/saliency/02_maps.ipynb #c8bf40d1
 @dataclass(eq=False, repr=False)
-class SaliencyMasks(_HiddenByPosition):
+class SaliencyMasks(HiddenByPosition):
     "Masks that are made when they are asked for: `masks[index]` is a tensor of bools N×H×W, True = hidden."
 
     maps: SaliencyMaps  # where the network looked
@@ -160,9 +138,16 @@ class SaliencyMasks(_HiddenByPosition):
     def __len__(self) -> int:
         return len(self.maps)
 
-    def __getitem__(self, index) -> torch.Tensor:
-        masks = _thresholded(self.maps, index, self.rule)
-        return masks | self.previous[index] if self.previous else masks
+    def __post_init__(self):
+        self._values: dict = {}  # device -> all maps: a few dozen numbers an image
+
+    def on(self, index, device) -> torch.Tensor:
+        "bool n×H×W for the images at `index`, made on `device` from maps that stay there"
+        if device not in self._values:
+            self._values[device] = self.maps.values.to(device)
+        values = self._values[device][index]
+        masks = _thresholded(values, self.maps.size, self.maps.box, self.rule)
+        return masks | self.previous.on(index, device) if self.previous else masks
 
     def hidden_pixels(self) -> torch.Tensor:
         "Count the hidden pixels of each image."
@@ -180,7 +165,9 @@ class SaliencyMasks(_HiddenByPosition):
         return int((self.hidden_pixels() == 0).sum())
 
     def __repr__(self) -> str:
-        return f"SaliencyMasks({len(self):,} masks, {self.rule}, fill={self.fill!r})"
+        return (
+            f"SaliencyMasks({len(self):,} masks, {self.rule}, fill={self.fill!r})"
+        )
 
 # %% ../../nbs/saliency/02_maps.ipynb #c7b7f030
 def _normalised_halves(maps):
