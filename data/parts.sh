@@ -8,7 +8,7 @@ cut)
   data=$2 parts=$3; shift 3
   mkdir -p "$parts"
   # shellcheck disable=SC2046
-  tar -C "$data" -cz $([ $# -gt 0 ] && echo "$@" || ls "$data") | split -d -b 35M - "$parts/part"
+  tar -C "$data" -cz $([ $# -gt 0 ] && echo "$@" || ls "$data") | split -d -b ${PART_SIZE:-35M} - "$parts/part"
   (cd "$parts" && sha256sum part?? >SHA256SUMS)
   ls -l "$parts"
   ;;

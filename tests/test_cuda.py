@@ -46,18 +46,23 @@ def maps_on(device, net, split, **options):
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
-@pytest.mark.parametrize("bf16, apart, agree", [(False, 0.02, 0.99), (True, 0.25, 0.95)])
-def test_maps_are_those_of_the_cpu(bench, name, bf16, apart, agree):
-    net = create_model(name, bench.n_classes).eval()
-    split = bench.val if name == "small_cnn" else bench.val.subset(range(64))
+@pytest.mark.parametrize(
+    "bf16, apart, agree", [(False, 0.02, 0.99), (True, 0.1, 0.95)]
+)
+def test_maps_are_those_of_the_cpu(bench, erm, name, bf16, apart, agree):
+    net, split = erm.model_, bench.val
     if name == "resnet18":  # larger images: maps of more than one place
+        net = create_model(name, bench.n_classes).eval()
+        split = split.subset(range(64))
         larger = torch.nn.functional.interpolate(split.images, scale_factor=4)
         split = type(split).from_tensors(
             larger, split.labels, class_names=split.class_names
         )
     here = maps_on("cpu", net, split, target="label", bf16=False)
     there = maps_on("cuda", net, split, target="label", bf16=bf16)
-    assert (here.values.float() - there.values.float()).abs().max() < apart
+    # a map that is zero nearly everywhere is scaled to [0, 1] all the same, noise and all
+    differences = (here.values.float() - there.values.float()).abs().flatten()
+    assert differences.quantile(0.99) < apart
     index = torch.arange(len(split))
     same = here.masks()[index] == there.masks()[index]
     assert same.float().mean() > agree
@@ -70,7 +75,9 @@ def test_masks_are_the_same_on_both_devices(bench, erm):
     assert there.is_cuda
     assert (there.cpu() == masks[index]).float().mean() > 0.9999
     here = hidden_shares(masks, len(bench.train))
-    assert hidden_shares(masks, len(bench.train), "cuda") == pytest.approx(here, abs=1e-4)
+    assert hidden_shares(masks, len(bench.train), "cuda") == pytest.approx(
+        here, abs=1e-4
+    )
 
 
 def test_predictions_are_those_of_the_cpu(bench, erm):
@@ -98,7 +105,9 @@ def test_deterministic_repeats_itself_to_the_bit(bench, method):
         assert same_bits(one.model_, other.model_)
 
 
-@pytest.mark.parametrize("options", [dict(bf16=True), dict(bf16=True, compile=True)])
+@pytest.mark.parametrize(
+    "options", [dict(bf16=True), dict(bf16=True, compile=True)]
+)
 def test_bf16_and_compile_train(bench, options):
     net = create_model("small_cnn", bench.n_classes)
     erm = ERM(epochs=6, batch_size=64, device="cuda", **options).fit(net, bench)
@@ -109,7 +118,11 @@ def test_bf16_and_compile_train(bench, options):
 def test_a_stopped_run_goes_on_to_the_same_bits(bench, tmp_path):
     def method(augment):
         return ERM(
-            epochs=3, batch_size=64, device="cuda", deterministic=True, augment=augment
+            epochs=3,
+            batch_size=64,
+            device="cuda",
+            deterministic=True,
+            augment=augment,
         )
 
     net = create_model("resnet32", bench.n_classes)

@@ -6,6 +6,8 @@
 __all__ = ['saliency_methods', 'cam']
 
 # %% ../../nbs/saliency/00_cam.ipynb #689287d4
+from weakref import WeakKeyDictionary
+
 import torch
 
 from ..core.validation import check_choice
@@ -53,8 +55,23 @@ def _weight_maps(A, G, method):
         return _FORMULAS[method](A, G).relu()
 
 # %% ../../nbs/saliency/00_cam.ipynb #fe06090b
+# neck without weights -> {shape of its maps: whether it pools by the mean}
+_MEAN_POOLS: WeakKeyDictionary = WeakKeyDictionary()
+
+
 def _pools_by_mean(model, A):
-    "Whether `model.pool` is the mean over places"
+    "Whether `model.pool` is the mean over places; tried once for each shape of maps"
+    if any(True for _ in model.neck.parameters()):
+        return _gives_the_mean(model, A)  # it may change in training
+    known = _MEAN_POOLS.setdefault(model.neck, {})
+    shape = A.shape[1:], A.dtype, A.device
+    if shape not in known:
+        known[shape] = _gives_the_mean(model, A)
+    return known[shape]
+
+
+def _gives_the_mean(model, A):
+    "Whether the mean over places of noise comes out of `model.pool`"
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, *A.shape[1:], generator=generator).to(A)
     try:
