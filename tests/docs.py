@@ -502,7 +502,7 @@ def page_complaints(page, known=None) -> list:
         *([] if template else [*outputs(nb), *stale(nb)]),
         *links(page),
         *doc_links(nb, known),
-        *([] if page.parent.name == "experiments" else imports_apart(nb)),
+        *imports_apart(nb),
         *shown_by_scripts(nb),
         *rendered(page),
         *weight(page),
