@@ -610,7 +610,8 @@ def test_other_values_are_refused_with_what_they_look_like(change, says):
 def test_a_transform_is_tried_on_a_file_that_can_be_read_to_its_end(tmp_path):
     root = fill(tmp_path / "photos", classes=["cat", "dog"])
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    torn = root / "cat" / "0.png"  # the first: its header is whole
+    torn = root / "cat" / "0.jpg"  # the first: its header is whole
+    (root / "cat" / "0.png").unlink()
     Image.fromarray(noise).save(torn)
     torn.write_bytes(torn.read_bytes()[:900])
     shrink = transforms.Resize((6, 10))
