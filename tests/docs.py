@@ -71,6 +71,7 @@ def run(page):
     NotebookClient(
         nb,
         timeout=7200,
+        coalesce_streams=True,
         kernel_name="python3",
         resources={"metadata": {"path": str(page.parent)}},
         extra_arguments=[f"--IPKernelApp.exec_files={tables}", "--log-level=ERROR"],
