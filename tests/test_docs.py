@@ -18,22 +18,13 @@ KNOWN = docs.known_names()
 
 # Their code was edited after they last ran, so the outputs that they show are older than it.
 TO_RUN_AGAIN = {
-    "nbs/auditing/06_slices.ipynb",
-    "nbs/auditing/08_report.ipynb",
-    "nbs/auditing/09_audit.ipynb",
-    "nbs/data/09_vision_sets.ipynb",
-    "nbs/data/17_folders.ipynb",
-    "nbs/data/18_image_miniatures.ipynb",
-    "nbs/data/30_photo_cues.ipynb",
-    "nbs/data/33_face_sets.ipynb",
-    "nbs/evaluation/04_features.ipynb",
     "nbs/experiments/bench.ipynb",
-    "nbs/methods/01_masktune.ipynb",
-    "nbs/methods/02_ule.ipynb",
-    "nbs/methods/04_last_layer.ipynb",
-    "nbs/methods/05_neurontune.ipynb",
-    "nbs/methods/07_spuriosity.ipynb",
+    "nbs/runs/02_record.ipynb",
+    "nbs/runs/07_compare.ipynb",
+    "nbs/runs/23_cli.ipynb",
     "nbs/saliency/02_maps.ipynb",
+    "nbs/saliency/03_given_masks.ipynb",
+    "nbs/training/01_loop.ipynb",
 }
 
 

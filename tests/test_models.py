@@ -11,8 +11,10 @@ import torchvision
 from torch import nn
 
 from masktune.core.files import fingerprint
+from masktune.core.random import make_generator
 from masktune.data.resize import resize_like
 from masktune.data.split import Split
+from masktune.evaluation.features import extract_features
 from masktune.evaluation.metrics import evaluate, predict
 from masktune.methods.erm import ERM
 from masktune.models.network import Network, eval_mode
@@ -428,3 +430,47 @@ def test_preprocessing_is_read():
     assert resize_like(model).crop_share == net.default_cfg["crop_pct"]
     with pytest.raises(ValueError, match="does not say how images are normalised"):
         wrap(small(), size=24, processor="own")
+
+
+def test_our_own_networks_go_into_each_other():
+    one, other = (create_model("small_cnn", 3, seed=s) for s in (0, 1))
+    x = torch.rand(2, 3, 28, 28, generator=make_generator(0))
+    assert one.into(other) is other and torch.equal(one.eval()(x), other.eval()(x))
+
+
+def test_weights_that_are_filled_in_are_trained(tmp_path):
+    net = create_model("small_cnn", 3)
+    torch.save(net.state_dict(), tmp_path / "a.pt")
+    assert not load_model(
+        tmp_path / "a.pt", network=create_model("small_cnn", 3)
+    ).untrained
+
+
+def test_safetensors_of_our_own_network_are_read_by_its_name(tmp_path):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    net = create_model("small_cnn", 3)
+    save_file(net.state_dict(), tmp_path / "a.safetensors")
+    assert (
+        load_model(tmp_path / "a.safetensors", network="small_cnn").n_classes == 3
+    )
+
+
+class OneSize(torch.nn.Module):
+    "A network that takes 16×24 pixels and nothing else"
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+            self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        if tuple(x.shape[-2:]) != (16, 24):
+            raise RuntimeError("16×24 pixels, please")
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+def test_features_of_images_that_are_not_square():
+    x = torch.zeros(4, 3, 16, 24, dtype=torch.uint8)
+    split = Split.from_tensors(x, torch.tensor([0, 1, 0, 1]))
+    assert extract_features(OneSize().eval(), split).values.shape == (4, 4)

@@ -52,7 +52,7 @@ def _draw_images(split: Split, n: int | None, seed: int) -> Split:
 # %% ../../nbs/auditing/09_audit.ipynb #da26e642
 def _checked_network(model, split: Split, device) -> Network:
     "The network on its device; raises a `ValueError` where it cannot know the classes of the split."
-    net = wrap(getattr(model, "model_", model), size=split.image_size[-1])
+    net = wrap(getattr(model, "model_", model), size=split.image_size)
     names = split.class_names
     if net.untrained:
         raise ValueError(
@@ -105,7 +105,8 @@ def _of_network(net: Network, split: Split, region, n_std, seed) -> list[Evidenc
     found.append(measure_reasons(maps, split, seed))
     pooled = extract_features(net, split)
     found.append(measure_slices(split, answers, pooled.values, seed))
-    found.append(measure_features(net, split, answers, pooled))
+    if split.labels.bincount().max() > 1:
+        found.append(measure_features(net, split, answers, pooled))
     return found + ([] if region is None else measure_objects(maps, region))
 
 # %% ../../nbs/auditing/09_audit.ipynb #07e6633e

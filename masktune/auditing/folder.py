@@ -57,8 +57,9 @@ def read_masks(
             f" {len(absent)} of {len(files)} masks are missing; each image needs one of the "
             "same name.",
         )
-    size = split.image_size[-1]
-    masks = torch.from_numpy(np.stack([load_image(f, size) for f in files]))
+    masks = torch.from_numpy(
+        np.stack([load_image(f, split.image_size) for f in files])
+    )
     return masks.amax(3) > 127
 
 # %% ../../nbs/auditing/10_folder.ipynb #6967e86e

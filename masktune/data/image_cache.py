@@ -6,6 +6,7 @@
 __all__ = ['load_image', 'cache_root', 'Decoded', 'decode_images']
 
 # %% ../../nbs/data/01_image_cache.ipynb #3f588c76
+import contextlib
 import hashlib
 import io
 import os
@@ -139,16 +140,15 @@ def _decode_into(file, done, paths, resize, shape, pool) -> dict[int, str]:
     return broken
 
 # %% ../../nbs/data/01_image_cache.ipynb #a7f5e54f
-def _report_unreadable(broken, n, on_error):
-    "Raise a `ValueError`, or warn where the user asked to skip."
+def _report_unreadable(broken, n, on_error, rest=""):
+    "Raise a `ValueError`, which ends in `rest`, or warn where the user asked to skip."
     listed = "; ".join(list(broken.values())[:3])
     more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
     what = f"{len(broken)} of {n} images can't be read: {listed}{more}. "
     if on_error == "raise":
         raise ValueError(
-            what
-            + 'Replace or remove them, or leave them out with on_error="skip"; '
-            "the others are kept in the cache."
+            f"{what}Replace or remove them, or leave them out with "
+            f'on_error="skip"{rest}.'
         )
     warnings.warn(
         what + "They are left out, and listed in the split's .skipped.",
@@ -172,12 +172,20 @@ class Decoded(NamedTuple):
     cut: torch.Tensor  # float N: the share of each picture that the crop cuts off
 
 
+def _first_picture(scan: _Scan, paths) -> Image.Image | None:
+    "The first file that can be decoded to its end; a header can be read without."
+    for path, (h, _) in zip(paths, scan.shapes):
+        if h:
+            with contextlib.suppress(Exception):  # decoding will say why
+                return _open_image(path, Resize())
+    return None
+
+
 def _working_size(scan: _Scan, resize: Resize, paths) -> Resize:
     "The same resize with a size: as asked, else the common size of the images, else 224."
     if callable(resize.how):
-        readable = [p for p, (h, _) in zip(paths, scan.shapes) if h]
-        if readable:
-            check_transform(resize.how, _open_image(readable[0], Resize()))
+        if (picture := _first_picture(scan, paths)) is not None:
+            check_transform(resize.how, picture)
         return resize
     if resize.size is not None:
         return resize
@@ -188,10 +196,8 @@ def _working_size(scan: _Scan, resize: Resize, paths) -> Resize:
 def _decoded_shape(scan: _Scan, resize: Resize, paths) -> tuple[int, int]:
     if resize.size is not None:
         return resize.size
-    for path, (h, _) in zip(paths, scan.shapes):
-        if h:
-            return _open_image(path, resize).size[::-1]
-    return 224, 224
+    picture = _first_picture(scan, paths)
+    return (224, 224) if picture is None else resize(picture).size[::-1]
 
 # %% ../../nbs/data/01_image_cache.ipynb #abdfb8f5
 def _cache_file(key, paths, resize, shape, pool, on_error) -> tuple[Path, dict]:
@@ -210,7 +216,8 @@ def _cache_file(key, paths, resize, shape, pool, on_error) -> tuple[Path, dict]:
         done = np.memmap(marks, np.uint8, "r+")
         broken = _decode_into(part, done, paths, resize, shape, pool)
         if broken:
-            _report_unreadable(broken, len(paths), on_error)
+            kept = "; the others are kept in the cache"
+            _report_unreadable(broken, len(paths), on_error, kept)
             return part, broken
         os.replace(part, file)
         marks.unlink()

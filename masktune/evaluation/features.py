@@ -18,7 +18,7 @@ from ..core.files import atomic_write, fingerprint
 from ..core.progress import progress
 from ..core.validation import check_choice
 from ..data.split import Split, checked_labels
-from .metrics import gather_across_ranks
+from .metrics import _image_size, gather_across_ranks
 from ..models.network import Network, eval_mode
 from ..models.wrap import wrap
 
@@ -107,7 +107,7 @@ def extract_features(
     file: str | Path | None = None,  # where to keep them
 ) -> Features:
     "What the head of `model` sees of every image: N×D half floats."
-    net = wrap(model, size=split._images.shape[-1])
+    net = wrap(model, size=_image_size(split))
     if isinstance(split, Features):
         if split.width != net.head.in_features:
             raise _width_error(net, split)

@@ -89,7 +89,11 @@ def _prediction_table(p):
     columns["predicted"] = _named(p.predicted, names)
     columns["probability"] = p.probabilities.amax(1).tolist()
     if p.groups is not None:
-        columns["group"] = _named(p.groups, p.group_names)
+        columns["group"] = (
+            _named(p.groups, p.group_names)
+            if p.group_names
+            else [str(g) for g in p.groups.tolist()]
+        )
     logits = {
         f"logit {names[k]}": p.logits[:, k].tolist() for k in range(n_classes)
     }

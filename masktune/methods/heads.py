@@ -21,7 +21,8 @@ from ..core.distributed import resolve_device
 from ..data.benchmark import Benchmark
 from ..evaluation.features import Features, extract_features
 from ..evaluation.features import head_as_network
-from ..evaluation.metrics import Predictions, group_report, predict
+from ..evaluation.metrics import Predictions, _image_size
+from ..evaluation.metrics import group_report, predict
 from ..models.network import Network
 from ..models.wrap import wrap
 from ..training.settings import Method
@@ -201,7 +202,7 @@ def _checked_start(method, model, bench):
     elif isinstance(model, nn.Linear):
         net = head_as_network(model)
     else:
-        net = wrap(model, size=bench.train._images.shape[-1])
+        net = wrap(model, size=_image_size(bench.train))
     if net.untrained:
         raise ValueError(
             f"{name} starts from a trained network, and this one still has random "

@@ -227,6 +227,11 @@ def _n_outputs(name, weights):
     net = _foreign_net(name, 1000, False)[0]
     model = wrap(net)
     head = next(k for k, m in net.named_modules() if m is model.head)
+    return _rows_of(head, name, weights)
+
+
+def _rows_of(head, name, weights):
+    "How many rows the weight of the layer `head` has"
     found = [v for k, v in weights.items() if k.endswith(f"{head}.weight")]
     if not found:
         raise ValueError(
@@ -234,7 +239,7 @@ def _n_outputs(name, weights):
         )
     return len(found[0])
 
-
+# %% ../../nbs/models/02_zoo.ipynb #7865622d
 def _load_foreign(stored, path, network):
     "A network from a plain state dict"
     if network is None:
@@ -244,9 +249,11 @@ def _load_foreign(stored, path, network):
         )
     if not isinstance(network, str):
         fill(network, stored.weights, path)
-        return wrap(network)
+        model = wrap(network)
+        model.untrained = False
+        return model
     if network in _BUILDERS:
-        n = len(list(stored.weights.values())[-1])
+        n = _rows_of("head", network, stored.weights)
         model = create_model(network, n)
         fill(model, stored.weights, path, network)
         model.untrained = False

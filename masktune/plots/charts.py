@@ -133,6 +133,30 @@ def _horizontal_bars(
     plt.close(fig)
     return fig
 
+# %% ../../nbs/plots/01_charts.ipynb #5b4d8981
+def _label_bar(ax: Axes, at: float, values: np.ndarray, color, size: float) -> None:
+    "The mean as a number: in a column that is high enough, else above it."
+    mean, (low, high) = values.mean(), ax.get_ylim()
+    if mean >= 0.1 * (high - low):
+        ink = "black" if sum(mcolors.to_rgb(color)) > 1.5 else "white"
+        place, gap = (at, 0.0), 3
+        box = dict(facecolor=color, edgecolor="none", pad=0.5)
+    else:
+        end = mean + (values.std(ddof=1) if len(values) > 1 else 0)
+        ink, box = "black", None
+        place, gap = (at, float(np.nanmax([0.0, end, *values]))), 2
+    ax.annotate(
+        f"{mean:.0f}",
+        place,
+        (0, gap),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=size,
+        color=ink,
+        bbox=box,
+    )
+
 # %% ../../nbs/plots/01_charts.ipynb #e9c0d0ed
 def _vertical_bars(
     measured: Mapping[str, pd.DataFrame],  # name -> measurements
@@ -146,26 +170,16 @@ def _vertical_bars(
     size, colors = _font_size(width), assign_colors(measured)
     thickness = 0.8 / len(measured)
     fig, ax = plt.subplots(figsize=(width, 3.2), layout="constrained")
+    everything = pd.concat(list(measured.values()))[list(columns)].to_numpy(float)
+    ax.set(ylim=_value_limits(everything))
     for i, (name, rows) in enumerate(measured.items()):
         shift = (i - (len(measured) - 1) / 2) * thickness
         color, label = colors[name], f"{name} (n={len(rows)})"
-        ink = "black" if sum(mcolors.to_rgb(color)) > 1.5 else "white"
         for j, column in enumerate(columns):
             values, at = rows[column].to_numpy(float), j + shift
             once = None if j else label
             _draw_bar(ax, at, values, 0.92 * thickness, color, label=once)
-            ax.text(
-                at,
-                1,
-                f"{values.mean():.0f}",
-                ha="center",
-                va="bottom",
-                fontsize=size,
-                color=ink,
-                bbox=dict(facecolor=color, edgecolor="none", pad=0.5),
-            )
-    everything = pd.concat(list(measured.values()))[list(columns)].to_numpy(float)
-    ax.set(ylim=_value_limits(everything))
+            _label_bar(ax, at, values, color, size)
     _label_axes(ax, size, ylabel=unit)
     ax.set_xticks(range(len(columns)), titles, fontsize=size)
     columns_wide = min(len(measured), max(2, int(width / 1.8)))

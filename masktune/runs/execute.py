@@ -46,13 +46,15 @@ def _difference(before, plan) -> str:
     'How two plans differ, in words; "" if only the code does.'
     if before["experiment"] != plan["experiment"]:
         return f"experiment {before['experiment']}"
-    now = plan["parameters"]
+    then, now = before["parameters"], plan["parameters"]
     changed = [
         f"{k}={v!r} (now {now.get(k)!r})"
-        for k, v in before["parameters"].items()
+        for k, v in then.items()
         if now.get(k) != v
     ]
-    return ", ".join(changed)
+    # one that the experiment did not have then is as the code sets it, unless it is given
+    new = [f"no {k} (now {v!r})" for k, v in plan["given"].items() if k not in then]
+    return ", ".join(changed + new)
 
 
 def _claim(folder, plan) -> dict:
