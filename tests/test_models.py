@@ -10,7 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
+from masktune.auditing.folder import load_network
 from masktune.core.files import fingerprint
+from masktune.data.benchmark import Benchmark
 from masktune.data.resize import resize_like
 from masktune.data.split import Split
 from masktune.evaluation.metrics import evaluate, predict
@@ -386,6 +388,108 @@ def test_save_pretrained_there_and_back(tmp_path, family):
     assert torch.allclose(
         families.outputs(again.eval(), (x - 0.5) / 0.25), expected, atol=1e-5
     )
+
+
+def test_a_saved_folder_may_be_named_by_its_weights(tmp_path):
+    pytest.importorskip("transformers")
+    net, size = families.build("transformers ViT")
+    net.save_pretrained(tmp_path / "one")
+    net.save_pretrained(tmp_path / "many", max_shard_size="20KB")
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    index = tmp_path / "many" / "model.safetensors.index.json"
+    assert index.is_file()
+    for path in (tmp_path / "one" / "model.safetensors", index, index.parent):
+        with pytest.warns(UserWarning, match="images are not normalised"):
+            model = load_model(path)
+        assert torch.allclose(model(x), families.outputs(net, x), atol=1e-5)
+    other = families.build("transformers ViT")[0]
+    with torch.no_grad():
+        other.classifier.weight.zero_()
+    load_model(tmp_path / "one" / "model.safetensors", network=other)
+    assert other.classifier.weight.equal(net.classifier.weight), "filled as asked"
+
+
+def test_the_state_dict_of_a_wrapped_network_by_name(tmp_path):
+    model = create_model("resnet18", 3, mean=[0.4] * 3, std=[0.2] * 3)
+    torch.save(model.state_dict(), tmp_path / "wrapped.pt")
+    loaded = load_model(tmp_path / "wrapped.pt", network="resnet18")
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(x), model.eval()(x)) and not loaded.untrained
+
+
+def test_audit_takes_a_plain_state_dict(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        net = torchvision.models.resnet18(num_classes=3)
+    torch.save(dict(model=net.state_dict()), tmp_path / "r18.pt")
+    loaded = load_network(3, tmp_path / "r18.pt", "resnet18")
+    assert loaded.head.weight.equal(net.fc.weight)
+    with pytest.raises(ValueError, match="does not say of which network"):
+        load_network(3, tmp_path / "r18.pt")
+
+
+@pytest.fixture
+def classifier():
+    lightning = pytest.importorskip("lightning")
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self, n_classes=3, lr=0.1):
+            super().__init__()
+            self.save_hyperparameters()
+            self.model = small(n_classes)
+
+        def forward(self, x):
+            return self.model(x)
+
+        def training_step(self, batch, i):
+            return nn.functional.cross_entropy(self(batch[0] / 255), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), self.hparams.lr)
+
+    return Classifier
+
+
+def lightning_checkpoint(module, file):
+    "Train `module` for one epoch with Lightning and save what it saves"
+    import lightning
+
+    quiet = dict(enable_progress_bar=False, enable_model_summary=False)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=file.parent,
+        **quiet,
+    )
+    data = torch.utils.data.TensorDataset(images(12), torch.arange(12) % 3)
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
+    with torch.random.fork_rng(devices=[]):
+        trainer.fit(module, loader)
+    trainer.save_checkpoint(file)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+def test_lightning_modules_and_their_checkpoints(tmp_path, classifier):
+    module, x = classifier(), images() / 255
+    before = module.model[0].weight.detach().clone()
+    lightning_checkpoint(module, tmp_path / "last.ckpt")
+    assert not module.model[0].weight.equal(before), "Lightning trained it"
+    module.eval()
+    expected = module(x).detach()
+    assert torch.allclose(wrap(module, size=24)(x), expected, atol=1e-5)
+    for network in (classifier(), small()):
+        model = load_model(tmp_path / "last.ckpt", network=network)
+        assert torch.allclose(model(x), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="does not fit Classifier.*model.6.bias is"):
+        load_model(tmp_path / "last.ckpt", network=classifier(n_classes=4))
+    bench = Benchmark("noise", split(n=12), split(), dict(test=split()))
+    fitted = ERM(epochs=1, batch_size=4, device="cpu").fit(module, bench)
+    assert torch.equal(module(x), expected), "fit changes nothing that it is given"
+    assert fitted.into(module) is module
+    learned = fitted.model_.eval()(x)
+    assert not torch.allclose(learned, expected)
+    assert torch.allclose(module.eval()(x), learned, atol=1e-5)
 
 
 def test_no_file_makes_anything_be_fetched(tmp_path, monkeypatch):
