@@ -8,21 +8,27 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
+from masktune.auditing.audit import audit
 from masktune.auditing.folder import load_network
 from masktune.core.files import fingerprint
 from masktune.data.benchmark import Benchmark
 from masktune.data.resize import resize_like
 from masktune.data.split import Split
+from masktune.evaluation.features import extract_features
 from masktune.evaluation.metrics import evaluate, predict
 from masktune.methods.erm import ERM
+from masktune.methods.last_layer import LastLayerRetraining
+from masktune.methods.masktune import MaskTune
 from masktune.models.network import Network, eval_mode
 from masktune.models.wrap import as_network, use_channels_last, wrap
 from masktune.models.zoo import create_model, load_model, save_model
 from masktune.plots.browser import Browser
 from masktune.saliency.cam import cam
 from masktune.saliency.maps import SaliencyMaps, compute_maps
+from masktune.saliency.writing import write_maps
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -184,6 +190,38 @@ def test_sizes_in_every_entry(family):
     if size[0] == size[1]:
         with pytest.raises(ValueError, match="refuses an image of 32×32 pixels"):
             predict(net, images(2, (32, 32)))
+
+
+class Wide(families.Branches):
+    "Takes 48×64 pixels, and nothing else"
+
+    def forward(self, x):
+        assert x.shape[2:] == (48, 64)
+        h = self.conv2(self.conv1(x).relu()).relu()
+        h = nn.functional.adaptive_avg_pool2d(h, 4).flatten(1)
+        return self.fc(self.hidden(h).relu())
+
+
+def test_one_size_that_is_not_square_from_end_to_end(tmp_path):
+    size = (48, 64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Wide().eval()
+    bench = families.tiny_benchmark(size)
+    data = bench.tests["test"]
+    features = extract_features(net, data)
+    x = data.images / 255
+    assert features.values.shape == (4, 32)
+    fitted = MaskTune(device="cpu", batch_size=4).fit(wrap(net, size=size), bench)
+    refit = LastLayerRetraining().fit(fitted, bench)
+    expected = refit.model_.eval()(x)
+    assert torch.allclose(refit.into(net)(x), expected, atol=1e-5)
+    table = write_maps(net, data, tmp_path, others={"MaskTune": fitted})
+    assert Image.open(tmp_path / "overlays" / "0.png").size == (64, 48)
+    assert table["hottest column"].max() < 64 > 48 > table["hottest row"].max()
+    right = evaluate(fitted, data).predictions.correct
+    assert table["MaskTune is right"].tolist() == right.tolist()
+    assert len(audit(net, split(3, size, 30)).table)
 
 
 def test_a_fitted_method_is_taken_wherever_a_network_is():
