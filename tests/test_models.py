@@ -23,6 +23,7 @@ from masktune.methods.erm import ERM
 from masktune.methods.last_layer import LastLayerRetraining
 from masktune.methods.masktune import MaskTune
 from masktune.models.network import Network, eval_mode
+from masktune.models.probing import read_processor
 from masktune.models.wrap import as_network, use_channels_last, wrap
 from masktune.models.zoo import create_model, load_model, save_model
 from masktune.plots.browser import Browser
@@ -570,3 +571,49 @@ def test_preprocessing_is_read():
     assert resize_like(model).crop_share == net.default_cfg["crop_pct"]
     with pytest.raises(ValueError, match="does not say how images are normalised"):
         wrap(small(), size=24, processor="own")
+
+
+PROCESSORS = """ViT DeiT Beit Bit CLIP Siglip ConvNext EfficientNet MobileNetV1 MobileNetV2 PoolFormer
+Segformer Pvt Levit DINOv3ViT""".split()
+
+
+@pytest.mark.parametrize("changes", [{}, dict(do_normalize=False)])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pictures_come_out_as_of_the_processor(tmp_path, name, changes):
+    "Size, crop, interpolation, mean and std: what the network gets is what transformers would give it"
+    transformers = pytest.importorskip("transformers")
+    processor = getattr(transformers, f"{name}ImageProcessor")(**changes)
+    noise = images(1, (20, 30))[0].permute(1, 2, 0).numpy()
+    photo = Image.fromarray(noise).resize((450, 300), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "a.png")
+    expected = torch.from_numpy(processor(photo, return_tensors="np").pixel_values)
+    known = read_processor(processor)
+    net = wrap(small(), size=32, processor=processor)
+    x = Split.from_files([tmp_path / "a.png"], [0], like=net).images / 255
+    assert x.shape == expected.shape and known["mean"] is not None
+    off = (x - net.mean) / net.std - expected
+    assert (off * net.std).abs().mean() < 1 / 255, "Pillow and torch round differently"
+
+
+def test_other_ranges_and_orders_of_channels():
+    pixels = dict(rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False)
+    assert read_processor(pixels) == dict(mean=[0.5] * 3, std=[0.5] * 3)
+    raw = dict(do_rescale=False, image_mean=[127.5] * 3, image_std=[51.0] * 3)
+    assert read_processor(raw) == dict(mean=[0.5] * 3, std=[0.2] * 3)
+    with pytest.raises(ValueError, match="flips red and blue"):
+        read_processor(dict(do_flip_channel_order=True))
+    crop = dict(size={"shortest_edge": 224}, crop_size=256, do_center_crop=True)
+    with pytest.raises(ValueError, match="scales to 224 and crops 256"):
+        read_processor(crop)
+
+
+def test_timm_squashes_then_crops(tmp_path):
+    config = dict(input_size=(3, 8, 8), crop_pct=0.5, crop_mode="squash")
+    net = nn.Identity()
+    net.pretrained_cfg = config
+    pixels = torch.zeros(32, 64, 3, dtype=torch.uint8)
+    pixels[8:24, 16:48] = 255  # the inner half of either side
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
+    split = Split.from_files([tmp_path / "a.png"], [0], like=net)
+    assert split.images.shape == (1, 3, 8, 8) and split.images[..., 1:7, 1:7].min() == 255
+    assert "cuts off 75 %" in repr(split)
