@@ -25,7 +25,12 @@ from masktune.methods.masktune import MaskTune
 from masktune.models.network import Network, eval_mode
 from masktune.models.probing import read_processor
 from masktune.models.wrap import as_network, use_channels_last, wrap
-from masktune.models.zoo import create_model, load_model, save_model
+from masktune.models.zoo import (
+    _images_of_weights,
+    create_model,
+    load_model,
+    save_model,
+)
 from masktune.plots.browser import Browser
 from masktune.saliency.cam import cam
 from masktune.saliency.maps import SaliencyMaps, compute_maps
@@ -617,3 +622,20 @@ def test_timm_squashes_then_crops(tmp_path):
     split = Split.from_files([tmp_path / "a.png"], [0], like=net)
     assert split.images.shape == (1, 3, 8, 8) and split.images[..., 1:7, 1:7].min() == 255
     assert "cuts off 75 %" in repr(split)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "vit_h_14"])
+def test_pretrained_torchvision_networks_know_their_images(tmp_path, name):
+    "Nothing is fetched here: the weights' own transform is compared with `like=`"
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    noise = images(1, (20, 30))[0].permute(1, 2, 0).numpy()
+    photo = Image.fromarray(noise).resize((900, 700), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "a.png")
+    known = _images_of_weights(name)
+    net = wrap(small(), known["mean"], known["std"], 32)
+    net.preprocessing = known
+    x = Split.from_files([tmp_path / "a.png"], [0], like=net).images / 255
+    expected = preset(photo)[None]
+    assert x.shape == expected.shape
+    off = (x - net.mean) / net.std - expected
+    assert (off * net.std).abs().mean() < 1 / 255

@@ -29,7 +29,7 @@ _INTERPOLATIONS = {
 
 def _stretched(target, share):
     "(width, height) of which a crop of `target` keeps `share`"
-    return [math.floor(t / share) for t in target]
+    return [math.floor(t / share + 1e-6) for t in target]
 
 
 def _whole(old, target, share):

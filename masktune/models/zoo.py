@@ -88,6 +88,16 @@ def _timm_name(name, pretrained):
     return name
 
 
+def _images_of_weights(name):
+    "How images were prepared for torchvision's newest weights, in timm's words"
+    import torchvision
+
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    (side,), (whole,) = preset.crop_size, preset.resize_size
+    how = dict(crop_pct=side / whole, interpolation=preset.interpolation.value)
+    return how | dict(size=(side, side), mean=preset.mean, std=preset.std)
+
+
 def _foreign_net(name, n_classes, pretrained):
     "(torchvision's or timm's network, what is known of its images)"
     if name.startswith("timm/"):
@@ -101,9 +111,12 @@ def _foreign_net(name, n_classes, pretrained):
 
     known = torchvision.models.list_models(module=torchvision.models)
     check_choice("network", name, [*_BUILDERS, *known, "timm/NAME"])
-    weights = "DEFAULT" if pretrained else None
-    net = torchvision.models.get_model(name, weights=weights)
-    return net, IMAGENET_STATS | dict(size=(224, 224), crop_pct=0.875)
+    if pretrained:
+        net = torchvision.models.get_model(name, weights="DEFAULT")
+        return net, _images_of_weights(name)
+    return torchvision.models.get_model(name), IMAGENET_STATS | dict(
+        size=(224, 224)
+    )
 
 # %% ../../nbs/models/02_zoo.ipynb #c1ba54a0
 def _own_network(name, source, pretrained):
