@@ -54,12 +54,11 @@ def test_family(family):
     assert min(h, w) >= 2 and (h == w or family.endswith("64×96"))
 
 
-def test_two_heads_are_refused():
-    pytest.importorskip("transformers")
-    with torch.random.fork_rng(devices=[]):
-        net = families.two_heads()
-    with pytest.raises(ValueError, match="changes the order or the meaning.*two"):
-        wrap(net, size=64)
+@pytest.mark.parametrize("name", families.REFUSED)
+def test_what_cannot_be_taken_apart_is_refused(name):
+    if name.startswith("transformers"):
+        pytest.importorskip("transformers")
+    assert families.REFUSED[name][1] in families.refused(name)
 
 
 @pytest.mark.parametrize("n_registers", [0, 1, 4, 5, 8])
