@@ -125,6 +125,11 @@ def small_swin():
     )
 
 
+def small_vgg():
+    plan = [8, "M", 16, "M", 24, "M", 32, "M", 32, "M"]
+    return timm.models.vgg.VGG(plan, num_classes=3, mlp_ratio=1 / 64)
+
+
 def small_vit():
     return torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64, num_classes=3)
 
@@ -416,6 +421,7 @@ FAMILIES = {  # family -> (how to make one, (H, W) of its images)
     "torchvision ViT": (small_vit, 64),
     "torchvision ResNet, 64×96": (tv("resnet18"), (64, 96)),
     "timm ResNet": (tm("resnet10t"), 64),
+    "timm VGG": (small_vgg, 64),
     "timm MobileViT": (tm("mobilevit_xxs"), 64),
     "timm DINOv3": (
         tm(
@@ -459,6 +465,39 @@ def two_heads():
     kw = dict(image_size=64, depths=[1, 1, 1, 1], embed_dims=[16, 16, 32, 32])
     kw |= dict(num_labels=3)
     return hf("SwiftFormerConfig", "SwiftFormerForImageClassification", **kw)()
+
+
+class Prior(nn.Module):
+    "Adds the logarithm of how frequent each class was"
+
+    def forward(self, z):
+        return z + z.new_tensor([0.5, 0.3, 0.2]).log()
+
+
+REFUSED = {  # network -> (how to make one, what the sentence says)
+    "transformers SwiftFormer": (two_heads, "two heads"),
+    "torchvision SqueezeNet": (
+        lambda: torchvision.models.squeezenet1_1(num_classes=3),
+        "a linear layer that gives 3 outputs",
+    ),
+    "a prior after the head": (ending(Prior()), "a prior"),
+    "a perceptron": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 3)),
+        "no convolution and no attention",
+    ),
+    "another size": (small_vit, "refuses an image of 48×48 pixels"),
+}
+
+
+def refused(name) -> str:
+    "The sentence that refuses a network"
+    with torch.random.fork_rng(devices=[]):
+        net = REFUSED[name][0]()
+        try:
+            wrap(net.eval(), size=48 if name == "another size" else 64)
+        except ValueError as e:
+            return str(e)
+    return "taken"
 
 
 def build(family):

@@ -215,3 +215,51 @@ def test_the_masktune_that_the_command_imported_is_the_one_that_runs(tmp_path):
     assert [f.read_text() for f in files] == [masktune.__file__] * 2
     plan = json.loads((files[0].parent / "run.json").read_text())
     assert plan["masktune"] == str(Path(masktune.__file__).parent)
+
+
+def test_maps_of_a_folder(tmp_path, capsys):
+    import numpy as np
+    import pandas as pd
+    import torch
+    from PIL import Image
+
+    from masktune.data.split import Split
+    from masktune.models.zoo import create_model, save_model
+    from masktune.saliency.maps import compute_maps
+
+    noise = np.random.default_rng(0).integers(0, 256, (6, 24, 32, 3), dtype=np.uint8)
+    for i, pixels in enumerate(noise):
+        file = tmp_path / "photos" / "ab"[i % 2] / f"{i}.jpg.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    model = create_model("small_cnn", 2)
+    save_model(model, tmp_path / "two.pt")
+    save_model(create_model("small_cnn", 3), tmp_path / "three.pt")
+    photos, out = str(tmp_path / "photos"), tmp_path / "maps"
+    main(["maps", photos, str(tmp_path / "two.pt"), "--out", str(out)])
+    split = Split.from_folder(photos)
+    maps = compute_maps(model.eval(), split)
+    with np.load(out / "maps.npz") as stored:
+        assert stored["ids"].tolist() == split.ids
+        assert np.allclose(stored["maps"], maps.values.numpy(), atol=1e-3)
+    hidden = maps.masks().hidden_pixels() / (24 * 32)
+    table = pd.read_csv(out / "maps.csv")
+    assert table.label.tolist() == list("aaabbb") and set(table.predicted) <= set("ab")
+    assert np.allclose(table.hidden, hidden) and 0 < table.hidden.max() < 0.5
+    mask = np.asarray(Image.open(out / "masks" / "a" / "0.jpg.png.png"))
+    assert mask.shape == (24, 32) and (mask > 0).mean() == pytest.approx(float(hidden[0]))
+    assert Image.open(out / "overlays" / "b" / "5.jpg.png.png").size == (32, 24)
+    assert f"table: {out / 'maps.csv'}" in capsys.readouterr().out
+
+    (tmp_path / "photos" / "torn.png").write_bytes(b"no picture")
+    main(["maps", photos, str(tmp_path / "two.pt"), "--out", str(out)])
+    line = ["maps", photos, str(tmp_path / "three.pt"), "--out", str(tmp_path / "flat")]
+    with pytest.raises(SystemExit, match="1 of 7 images can't be read"):
+        main(line)
+    with pytest.warns(UserWarning, match="1 of 7"):
+        main([*line, "--skip-broken"])
+    flat = pd.read_csv(tmp_path / "flat" / "maps.csv")
+    assert len(flat) == 6 and "label" not in flat and set(flat.predicted) <= {0, 1, 2}
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    with pytest.raises(SystemExit, match="does not say of which network"):
+        main(["maps", photos, str(tmp_path / "plain.pt")])

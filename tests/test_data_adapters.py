@@ -4,13 +4,15 @@ import io
 import json
 import tarfile
 
+import kinds
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torchvision
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import IterableDataset, Subset
 from torchvision.transforms import v2
 
 from masktune.data.benchmark import Benchmark
@@ -32,6 +34,48 @@ def as_read(split):
 
 
 WANT = [(SHADES[i % 4], i % 2) for i in range(6)]
+
+
+def needs(more):
+    if more is not None:
+        pytest.importorskip("datasets" if more is kinds.hugging_face else "webdataset")
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_every_kind_of_data_takes_a_line(tmp_path, monkeypatch, kind):
+    line, more = kinds.KINDS[kind]
+    needs(more)
+    monkeypatch.chdir(tmp_path)
+    found = kinds.tried(line, more, tmp_path)
+    assert found.get("right"), found
+    numbers = [int(n) for n in found["images"].split(" + ")]
+    assert sum(numbers) == {
+        "a Subset": 6,
+        "a ConcatDataset": 24,
+        "several data sets": 36,
+    }.get(kind, 12)
+    by_name = {"arrays or tensors", "a TensorDataset", "file names and labels"}
+    by_name |= {"a generator", "webdataset shards"}
+    assert found["classes"] == ("0, 1" if kind in by_name else "owl, wren")
+    grouped = kind in ("a CSV file", "a DataFrame") or "place" in line
+    assert bool(found["groups"]) == grouped
+
+
+@pytest.mark.parametrize("kind", kinds.REFUSED)
+def test_what_can_be_misread_is_refused(tmp_path, monkeypatch, kind):
+    line, more = kinds.REFUSED[kind]
+    needs(more)
+    says = {
+        "a folder of parts as one split": "is divided already, into test, train, val",
+        "random transforms": "the data set is random",
+        "normalised images": "look normalised by mean",
+        "channels last": "channels",
+        "labels that are no numbers": "whole numbers",
+        "batches": "batch",
+        "several data sets as one split": "several data sets, train, validation, test",
+    }[kind]
+    monkeypatch.chdir(tmp_path)
+    assert says in kinds.tried(line, more, tmp_path)["refused"]
 
 
 class Tuples(Dataset):
@@ -146,6 +190,26 @@ def test_transforms_for_training_are_refused(tmp_path, transform, says):
         Image.fromarray(noise).save(tmp_path / name / "0.png")
     with pytest.raises(ValueError, match=says):
         Split.from_dataset(torchvision.datasets.ImageFolder(tmp_path, transform))
+
+
+def test_joined_data_sets_must_mean_the_same_by_a_number():
+    class Named(Tuples):
+        def __init__(self, *classes):
+            super().__init__()
+            self.classes = classes
+
+    cats = Named("cat", "dog")
+    both = ConcatDataset([Subset(cats, [0, 1]), Named("cat", "dog")])
+    s = Split.from_dataset(both)
+    assert s.class_names == ["cat", "dog"] and len(s) == 8
+    for other in (Named("bird", "cat"), Named("dog", "cat"), Tuples()):
+        with pytest.raises(ValueError, match="the joined data sets number.*cat, dog"):
+            Split.from_dataset(ConcatDataset([cats, other]))
+    joined = ConcatDataset([cats, Named("dog", "cat")])
+    by_shade = Split.from_dataset(joined, label=lambda item: "ab"[item[1]])
+    assert by_shade.class_names == ["a", "b"]
+    given = Split.from_dataset(ConcatDataset([Tuples(), Tuples()]))
+    assert given.class_names == ["0", "1"]
 
 
 def test_classes_are_matched_by_name(tmp_path):

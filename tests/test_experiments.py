@@ -10,9 +10,11 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import masktune.all
+from masktune.models.zoo import load_model
 from masktune.runs.execute import run_experiment
 from masktune.runs.parameters import experiment_parameters, list_experiments
 from masktune.runs.record import run_hash
@@ -285,6 +287,65 @@ def test_readme_on_a_folder_of_images(tmp_path, monkeypatch):
     report = eval(last, variables)
     assert len(variables["bench"].train) == 16
     assert report.worst_group_accuracy is None and 0 <= report.accuracy <= 1
+
+
+def local_hub(folder):
+    "A tiny ViT and a tiny copy of beans, in folders named as on the hub"
+    import datasets
+    import transformers
+
+    config = transformers.ViTConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=32,
+        intermediate_size=32,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        num_labels=5,
+    )
+    name = folder / "google" / "vit-base-patch16-224"
+    transformers.ViTForImageClassification(config).save_pretrained(name)
+    size = dict(height=32, width=32)
+    transformers.ViTImageProcessor(size=size).save_pretrained(name)
+    kinds = ["angular_leaf_spot", "bean_rust", "healthy"]
+    features = datasets.Features(
+        image_file_path=datasets.Value("string"),
+        image=datasets.Image(),
+        labels=datasets.ClassLabel(names=kinds),
+    )
+    data = folder / "AI-Lab-Makerere" / "beans" / "data"
+    data.mkdir(parents=True)
+    for part, n in (("train", 12), ("validation", 6), ("test", 6)):
+        shades = [60 + 60 * (i % 3) for i in range(n)]
+        columns = dict(
+            image_file_path=[f"/home/me/{part}/{i}.jpg" for i in range(n)],
+            image=[Image.new("RGB", (50, 40), (0, s, i)) for i, s in enumerate(shades)],
+            labels=[i % 3 for i in range(n)],
+        )
+        table = datasets.Dataset.from_dict(columns, features)
+        table.to_parquet(data / f"{part}-00000-of-00001.parquet")
+
+
+def test_readme_with_hugging_face(tmp_path, monkeypatch):
+    "README's lines for a network and a data set of the hub run as they are, on local folders"
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("transformers")
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = re.search(r"```python\n(from datasets.*?)```", text, re.S).group(1)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    variables = {}
+    with torch.random.fork_rng(devices=[]):
+        local_hub(tmp_path)
+        exec(code, variables)
+    bench, tuned = variables["bench"], variables["tuned"]
+    assert {k: len(s) for k, s in bench.splits.items()} == dict(train=12, val=6, test=6)
+    assert bench.class_names == ["angular_leaf_spot", "bean_rust", "healthy"]
+    assert bench.train.image_size == (32, 32)
+    again = load_model(tmp_path / "tuned", network=variables["vit"])
+    x = bench.train.images / 255
+    expected = tuned.model_.eval().logits(x)
+    assert torch.allclose(again.logits((x - 0.5) / 0.5), expected, atol=1e-4)
 
 
 def test_fit_a_folder_from_the_command_line(tmp_path):

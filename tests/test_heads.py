@@ -388,8 +388,13 @@ def test_features_of_a_network(images, tmp_path):
     ):
         extract_features(erm.model_, bench.train, file=tmp_path / "f")
     (tmp_path / "f").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="is damaged or holds no features"):
+    damaged = "is damaged or holds no features"
+    with pytest.raises(ValueError, match=damaged):
         extract_features(erm.model_, bench.val, file=tmp_path / "f")
+    for other in (torch.zeros(4, 2), [torch.zeros(2)], dict(values=torch.zeros(2))):
+        torch.save(other, tmp_path / "f")  # somebody else's file
+        with pytest.raises(ValueError, match=damaged):
+            extract_features(erm.model_, bench.val, file=tmp_path / "f")
 
 
 def test_a_new_head_leaves_the_rest(images, tmp_path):

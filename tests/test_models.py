@@ -8,21 +8,34 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
+from masktune.auditing.audit import audit
+from masktune.auditing.folder import load_network
 from masktune.core.files import fingerprint
 from masktune.core.random import make_generator
+from masktune.data.benchmark import Benchmark
 from masktune.data.resize import resize_like
 from masktune.data.split import Split
 from masktune.evaluation.features import extract_features
 from masktune.evaluation.metrics import evaluate, predict
 from masktune.methods.erm import ERM
+from masktune.methods.last_layer import LastLayerRetraining
+from masktune.methods.masktune import MaskTune
 from masktune.models.network import Network, eval_mode
+from masktune.models.probing import read_processor
 from masktune.models.wrap import as_network, use_channels_last, wrap
-from masktune.models.zoo import create_model, load_model, save_model
+from masktune.models.zoo import (
+    _images_of_weights,
+    create_model,
+    load_model,
+    save_model,
+)
 from masktune.plots.browser import Browser
 from masktune.saliency.cam import cam
 from masktune.saliency.maps import SaliencyMaps, compute_maps
+from masktune.saliency.writing import write_maps
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -42,12 +55,11 @@ def test_family(family):
     assert min(h, w) >= 2 and (h == w or family.endswith("64×96"))
 
 
-def test_two_heads_are_refused():
-    pytest.importorskip("transformers")
-    with torch.random.fork_rng(devices=[]):
-        net = families.two_heads()
-    with pytest.raises(ValueError, match="changes the order or the meaning.*two"):
-        wrap(net, size=64)
+@pytest.mark.parametrize("name", families.REFUSED)
+def test_what_cannot_be_taken_apart_is_refused(name):
+    if name.startswith("transformers"):
+        pytest.importorskip("transformers")
+    assert families.REFUSED[name][1] in families.refused(name)
 
 
 @pytest.mark.parametrize("n_registers", [0, 1, 4, 5, 8])
@@ -184,6 +196,38 @@ def test_sizes_in_every_entry(family):
     if size[0] == size[1]:
         with pytest.raises(ValueError, match="refuses an image of 32×32 pixels"):
             predict(net, images(2, (32, 32)))
+
+
+class Wide(families.Branches):
+    "Takes 48×64 pixels, and nothing else"
+
+    def forward(self, x):
+        assert x.shape[2:] == (48, 64)
+        h = self.conv2(self.conv1(x).relu()).relu()
+        h = nn.functional.adaptive_avg_pool2d(h, 4).flatten(1)
+        return self.fc(self.hidden(h).relu())
+
+
+def test_one_size_that_is_not_square_from_end_to_end(tmp_path):
+    size = (48, 64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Wide().eval()
+    bench = families.tiny_benchmark(size)
+    data = bench.tests["test"]
+    features = extract_features(net, data)
+    x = data.images / 255
+    assert features.values.shape == (4, 32)
+    fitted = MaskTune(device="cpu", batch_size=4).fit(wrap(net, size=size), bench)
+    refit = LastLayerRetraining().fit(fitted, bench)
+    expected = refit.model_.eval()(x)
+    assert torch.allclose(refit.into(net)(x), expected, atol=1e-5)
+    table = write_maps(net, data, tmp_path, others={"MaskTune": fitted})
+    assert Image.open(tmp_path / "overlays" / "0.png").size == (64, 48)
+    assert table["hottest column"].max() < 64 > 48 > table["hottest row"].max()
+    right = evaluate(fitted, data).predictions.correct
+    assert table["MaskTune is right"].tolist() == right.tolist()
+    assert len(audit(net, split(3, size, 30)).table)
 
 
 def test_a_fitted_method_is_taken_wherever_a_network_is():
@@ -390,6 +434,108 @@ def test_save_pretrained_there_and_back(tmp_path, family):
     )
 
 
+def test_a_saved_folder_may_be_named_by_its_weights(tmp_path):
+    pytest.importorskip("transformers")
+    net, size = families.build("transformers ViT")
+    net.save_pretrained(tmp_path / "one")
+    net.save_pretrained(tmp_path / "many", max_shard_size="20KB")
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    index = tmp_path / "many" / "model.safetensors.index.json"
+    assert index.is_file()
+    for path in (tmp_path / "one" / "model.safetensors", index, index.parent):
+        with pytest.warns(UserWarning, match="images are not normalised"):
+            model = load_model(path)
+        assert torch.allclose(model(x), families.outputs(net, x), atol=1e-5)
+    other = families.build("transformers ViT")[0]
+    with torch.no_grad():
+        other.classifier.weight.zero_()
+    load_model(tmp_path / "one" / "model.safetensors", network=other)
+    assert other.classifier.weight.equal(net.classifier.weight), "filled as asked"
+
+
+def test_the_state_dict_of_a_wrapped_network_by_name(tmp_path):
+    model = create_model("resnet18", 3, mean=[0.4] * 3, std=[0.2] * 3)
+    torch.save(model.state_dict(), tmp_path / "wrapped.pt")
+    loaded = load_model(tmp_path / "wrapped.pt", network="resnet18")
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(x), model.eval()(x)) and not loaded.untrained
+
+
+def test_audit_takes_a_plain_state_dict(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        net = torchvision.models.resnet18(num_classes=3)
+    torch.save(dict(model=net.state_dict()), tmp_path / "r18.pt")
+    loaded = load_network(3, tmp_path / "r18.pt", "resnet18")
+    assert loaded.head.weight.equal(net.fc.weight)
+    with pytest.raises(ValueError, match="does not say of which network"):
+        load_network(3, tmp_path / "r18.pt")
+
+
+@pytest.fixture
+def classifier():
+    lightning = pytest.importorskip("lightning")
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self, n_classes=3, lr=0.1):
+            super().__init__()
+            self.save_hyperparameters()
+            self.model = small(n_classes)
+
+        def forward(self, x):
+            return self.model(x)
+
+        def training_step(self, batch, i):
+            return nn.functional.cross_entropy(self(batch[0] / 255), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), self.hparams.lr)
+
+    return Classifier
+
+
+def lightning_checkpoint(module, file):
+    "Train `module` for one epoch with Lightning and save what it saves"
+    import lightning
+
+    quiet = dict(enable_progress_bar=False, enable_model_summary=False)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=file.parent,
+        **quiet,
+    )
+    data = torch.utils.data.TensorDataset(images(12), torch.arange(12) % 3)
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
+    with torch.random.fork_rng(devices=[]):
+        trainer.fit(module, loader)
+    trainer.save_checkpoint(file)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+def test_lightning_modules_and_their_checkpoints(tmp_path, classifier):
+    module, x = classifier(), images() / 255
+    before = module.model[0].weight.detach().clone()
+    lightning_checkpoint(module, tmp_path / "last.ckpt")
+    assert not module.model[0].weight.equal(before), "Lightning trained it"
+    module.eval()
+    expected = module(x).detach()
+    assert torch.allclose(wrap(module, size=24)(x), expected, atol=1e-5)
+    for network in (classifier(), small()):
+        model = load_model(tmp_path / "last.ckpt", network=network)
+        assert torch.allclose(model(x), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="does not fit Classifier.*model.6.bias is"):
+        load_model(tmp_path / "last.ckpt", network=classifier(n_classes=4))
+    bench = Benchmark("noise", split(n=12), split(), dict(test=split()))
+    fitted = ERM(epochs=1, batch_size=4, device="cpu").fit(module, bench)
+    assert torch.equal(module(x), expected), "fit changes nothing that it is given"
+    assert fitted.into(module) is module
+    learned = fitted.model_.eval()(x)
+    assert not torch.allclose(learned, expected)
+    assert torch.allclose(module.eval()(x), learned, atol=1e-5)
+
+
 def test_no_file_makes_anything_be_fetched(tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("something would be fetched")
@@ -474,3 +620,64 @@ def test_features_of_images_that_are_not_square():
     x = torch.zeros(4, 3, 16, 24, dtype=torch.uint8)
     split = Split.from_tensors(x, torch.tensor([0, 1, 0, 1]))
     assert extract_features(OneSize().eval(), split).values.shape == (4, 4)
+PROCESSORS = """ViT DeiT Beit Bit CLIP Siglip ConvNext EfficientNet MobileNetV1 MobileNetV2 PoolFormer
+Segformer Pvt Levit DINOv3ViT""".split()
+
+
+@pytest.mark.parametrize("changes", [{}, dict(do_normalize=False)])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pictures_come_out_as_of_the_processor(tmp_path, name, changes):
+    "Size, crop, interpolation, mean and std: what the network gets is what transformers would give it"
+    transformers = pytest.importorskip("transformers")
+    processor = getattr(transformers, f"{name}ImageProcessor")(**changes)
+    noise = images(1, (20, 30))[0].permute(1, 2, 0).numpy()
+    photo = Image.fromarray(noise).resize((450, 300), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "a.png")
+    expected = torch.from_numpy(processor(photo, return_tensors="np").pixel_values)
+    known = read_processor(processor)
+    net = wrap(small(), size=32, processor=processor)
+    x = Split.from_files([tmp_path / "a.png"], [0], like=net).images / 255
+    assert x.shape == expected.shape and known["mean"] is not None
+    off = (x - net.mean) / net.std - expected
+    assert (off * net.std).abs().mean() < 1 / 255, "Pillow and torch round differently"
+
+
+def test_other_ranges_and_orders_of_channels():
+    pixels = dict(rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False)
+    assert read_processor(pixels) == dict(mean=[0.5] * 3, std=[0.5] * 3)
+    raw = dict(do_rescale=False, image_mean=[127.5] * 3, image_std=[51.0] * 3)
+    assert read_processor(raw) == dict(mean=[0.5] * 3, std=[0.2] * 3)
+    with pytest.raises(ValueError, match="flips red and blue"):
+        read_processor(dict(do_flip_channel_order=True))
+    crop = dict(size={"shortest_edge": 224}, crop_size=256, do_center_crop=True)
+    with pytest.raises(ValueError, match="scales to 224 and crops 256"):
+        read_processor(crop)
+
+
+def test_timm_squashes_then_crops(tmp_path):
+    config = dict(input_size=(3, 8, 8), crop_pct=0.5, crop_mode="squash")
+    net = nn.Identity()
+    net.pretrained_cfg = config
+    pixels = torch.zeros(32, 64, 3, dtype=torch.uint8)
+    pixels[8:24, 16:48] = 255  # the inner half of either side
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
+    split = Split.from_files([tmp_path / "a.png"], [0], like=net)
+    assert split.images.shape == (1, 3, 8, 8) and split.images[..., 1:7, 1:7].min() == 255
+    assert "cuts off 75 %" in repr(split)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "vit_h_14"])
+def test_pretrained_torchvision_networks_know_their_images(tmp_path, name):
+    "Nothing is fetched here: the weights' own transform is compared with `like=`"
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    noise = images(1, (20, 30))[0].permute(1, 2, 0).numpy()
+    photo = Image.fromarray(noise).resize((900, 700), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "a.png")
+    known = _images_of_weights(name)
+    net = wrap(small(), known["mean"], known["std"], 32)
+    net.preprocessing = known
+    x = Split.from_files([tmp_path / "a.png"], [0], like=net).images / 255
+    expected = preset(photo)[None]
+    assert x.shape == expected.shape
+    off = (x - net.mean) / net.std - expected
+    assert (off * net.std).abs().mean() < 1 / 255

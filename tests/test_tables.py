@@ -739,6 +739,20 @@ def test_numbers_from_stored_predictions(tmp_path):
         assert worst.frame["mean"].item() == pytest.approx(2 / 3)
 
 
+def test_numbers_from_predictions_keep_data_sets_apart(tmp_path):
+    write(tmp_path / "a", [row(0.5, data="birds"), row(0.5, data="digits")])
+    parts = []
+    for data, names, labels in (("birds", "ab", [0, 1]), ("digits", "xyz", [0, 0])):
+        logits = torch.eye(2, len(names))  # predicts 0, then 1
+        p = Predictions(logits, torch.tensor(labels), class_names=list(names))
+        tags = dict(data=data, method="ERM", seed=0, weights="best", split="test")
+        parts.append(p.table().assign(**tags))
+    pd.concat(parts).to_parquet(tmp_path / "a" / "predictions.parquet")
+    m = metrics_from_predictions(tmp_path)
+    accuracy = m[m.metric == "accuracy"].set_index("data").value.to_dict()
+    assert accuracy == {"birds": 1.0, "digits": 0.5}, "pooled it would be .75"
+
+
 def test_every_test_split_is_shown_and_named(tmp_path):
     for s in range(2):
         rows = [

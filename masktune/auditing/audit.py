@@ -26,7 +26,7 @@ from ..data.split import Split
 from ..evaluation.features import extract_features
 from ..evaluation.metrics import predict
 from ..models.network import Network
-from ..models.wrap import wrap
+from ..models.wrap import as_network
 from ..saliency.maps import compute_maps
 
 # %% ../../nbs/auditing/09_audit.ipynb #79770852
@@ -52,7 +52,7 @@ def _draw_images(split: Split, n: int | None, seed: int) -> Split:
 # %% ../../nbs/auditing/09_audit.ipynb #da26e642
 def _checked_network(model, split: Split, device) -> Network:
     "The network on its device; raises a `ValueError` where it cannot know the classes of the split."
-    net = wrap(getattr(model, "model_", model), size=split.image_size)
+    net = as_network(model, size=split.image_size)
     names = split.class_names
     if net.untrained:
         raise ValueError(

@@ -23,24 +23,22 @@ from ..models.zoo import create_model, load_model
 
 # %% ../../nbs/auditing/10_folder.ipynb #8acb7cd1
 def load_network(
-    n_classes: int,  # how many classes the images have
-    model: str | Path | None = None,  # file that masktune saved, or a state dict
+    n_classes: int,  # how many classes the images have, for a network without a file
+    model: str
+    | Path
+    | None = None,  # saved by masktune or save_pretrained, or a state dict
     network: str | None = None,  # a name that `create_model` knows
 ) -> Network:
     "A trained network from a file, or with ImageNet weights. Raises a `ValueError` where neither is given."
     if network is None:
         if model is None:
             raise ValueError(
-                "name the network: --model FILE (saved by masktune), --model FILE --network NAME "
-                "(a state dict), or --network NAME (ImageNet weights)."
+                "name the network: --model FILE (saved by masktune or save_pretrained), "
+                "--model FILE --network NAME (a state dict), or --network NAME (ImageNet weights)."
             )
-        return load_model(resolve_path(model))
-    if model is None:
+    elif model is None:
         return create_model(network, n_classes, pretrained=True)
-    net, file = create_model(network, n_classes), resolve_path(model)
-    net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    net.untrained = False
-    return net
+    return load_model(resolve_path(model), network)
 
 # %% ../../nbs/auditing/10_folder.ipynb #3f3a75ea
 def read_masks(
@@ -57,9 +55,8 @@ def read_masks(
             f" {len(absent)} of {len(files)} masks are missing; each image needs one of the "
             "same name.",
         )
-    masks = torch.from_numpy(
-        np.stack([load_image(f, split.image_size) for f in files])
-    )
+    pixels = [load_image(f, split.image_size) for f in files]
+    masks = torch.from_numpy(np.stack(pixels))
     return masks.amax(3) > 127
 
 # %% ../../nbs/auditing/10_folder.ipynb #6967e86e

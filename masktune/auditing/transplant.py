@@ -19,7 +19,7 @@ from .hiding import hot_masks
 from ..core.random import make_generator
 from ..data.split import Split
 from ..models.network import eval_mode
-from ..models.wrap import wrap
+from ..models.wrap import as_network
 from ..plots.images import plot_rows
 from ..saliency.maps import SaliencyMaps
 from ..saliency.masking import relocate_masks
@@ -116,7 +116,7 @@ def turned_answers(
     batch_size: int = 256,  # images at a time
 ) -> np.ndarray:  # P bools
     "For each pair, whether the answer to the edited recipient is the donor's."
-    net, found = wrap(model), []
+    net, found = as_network(model, size=split.image_size), []
     with eval_mode(net):
         for at in torch.arange(len(pairs)).split(batch_size):
             x = _load_images(split, pairs.recipient[at], net.device)

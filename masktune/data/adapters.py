@@ -139,7 +139,7 @@ def describe_hugging_face(
             names[what] = list(feature.names)
     return dataset, Fields(image, label, fields.group, fields.id), names
 
-
+# %% ../../nbs/data/22_adapters.ipynb #54d79e6c
 def dataset_classes(
     dataset,  # a torch data set
 ) -> list[str] | None:
@@ -148,8 +148,24 @@ def dataset_classes(
         classes = getattr(dataset, "classes", None)
         if isinstance(classes, (list, tuple)):
             return [c if isinstance(c, str) else str(c) for c in classes]
+        if isinstance(dataset, torch.utils.data.ConcatDataset):
+            return _joint_classes([dataset_classes(d) for d in dataset.datasets])
         dataset = getattr(dataset, "dataset", None)
     return None
+
+
+def _joint_classes(found):
+    "The class names that all parts of a joined data set have"
+    for names in found:
+        if names != found[0]:
+            first, other = (
+                ", ".join(n) if n else "none" for n in (found[0], names)
+            )
+            raise ValueError(
+                f"the joined data sets number their classes differently ({first}; {other}): "
+                "give each label by name, label=a function from an item to a name."
+            )
+    return found[0]
 
 # %% ../../nbs/data/22_adapters.ipynb #ba46a01c
 def _refuse_several(dataset):
@@ -210,9 +226,10 @@ def read_dataset(
     if isinstance(dataset, torch.utils.data.DataLoader):
         dataset = dataset.dataset
     _refuse_several(dataset)
-    classes = dataset_classes(dataset)
-    if classes:
-        names["class_names"] = classes
+    joined = isinstance(dataset, torch.utils.data.ConcatDataset)
+    if not (joined and callable(fields.label)):  # a function names them itself
+        classes = dataset_classes(dataset)
+        names |= {"class_names": classes} if classes else {}
     if is_hugging_face(dataset):
         dataset, fields, names = describe_hugging_face(
             dataset.with_format(None), fields

@@ -67,7 +67,7 @@ def _idx_files(name: str, root: Path) -> list[Path] | None:
 # %% ../../nbs/data/05_base_images.ipynb #9e5a651a
 def _check_labelled(images, labels, path):
     "Raise unless there is a label from 0 to 9 for each image; return the labels as int64."
-    if len(images) != len(labels):
+    if not len(images) or len(images) != len(labels):
         raise ValueError(
             f"{path} has {len(images):,} images and {len(labels):,} labels."
         )
@@ -78,9 +78,24 @@ def _check_labelled(images, labels, path):
     return labels
 
 
+def _check_apart(images, others, path, other):
+    "Raise where two files that should differ start with the same images."
+    n = min(len(images), len(others))
+    if n and torch.equal(images[:n], others[:n]):
+        raise ValueError(
+            f"{path} and {other} hold the same images: one was copied over."
+        )
+
+
 def _read_idx_set(files: list[Path], turned: bool = False):
     "Read ((images, labels) for training, the same for testing) from the four files."
     x, y, test_x, test_y = map(read_idx, files)
+    for path, array in zip(files[::2], (x, test_x)):
+        if array.ndim != 3 or array.shape[1:] != (28, 28):
+            raise ValueError(
+                f"{path} holds an array of shape {tuple(array.shape)}, and no images of 28×28 pixels."
+            )
+    _check_apart(x, test_x, files[0], files[2])
     if turned:
         x, test_x = x.mT.contiguous(), test_x.mT.contiguous()
     y = _check_labelled(x, y, files[0])
@@ -107,7 +122,14 @@ def _raw_batch(path):
         rows = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
         return rows[:, 0], rows[:, 1:]
     batch = _ArraysOnly(io.BytesIO(raw), encoding="bytes").load()
-    return batch[b"labels"], batch[b"data"]
+    if not isinstance(batch, dict) or not {b"labels", b"data"} <= batch.keys():
+        raise ValueError("it has no entries labels and data")
+    rows = np.asarray(batch[b"data"])
+    if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
+        raise ValueError(
+            f"its data is {rows.dtype} {rows.shape}, not bytes N×3,072"
+        )
+    return batch[b"labels"], rows
 
 # %% ../../nbs/data/05_base_images.ipynb #bf524772
 def _cifar_batch(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,7 +160,16 @@ def _cifar_files(root: Path) -> list[Path] | None:
 
 def _read_cifar(files: list[Path]):
     "Read ((images, labels) for training, the same for testing) from the six batches."
-    *train, test = map(_cifar_batch, files)
+    batches = [_cifar_batch(file) for file in files]
+    largest = max(len(images) for images, _ in batches)
+    for i, (file, (images, _)) in enumerate(zip(files, batches)):
+        if len(images) < largest:
+            raise ValueError(
+                f"{file} has {len(images):,} images, and other batches {largest:,}: it is cut off."
+            )
+        for other, (before, _) in zip(files[:i], batches[:i]):
+            _check_apart(before, images, other, file)
+    *train, test = batches
     images, labels = zip(*train)
     return (torch.cat(images), torch.cat(labels)), test
 

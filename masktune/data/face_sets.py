@@ -16,9 +16,10 @@ from ..core.random import make_generator
 from ..core.validation import check_choice
 from .benchmark import Benchmark
 from .hub import hub_benchmark
-from .labels import CELEBA_ATTRIBUTES, SPLIT_CODES
-from .labels import UTKFACE_ATTRIBUTES
-from .registry import _deal_parts, _image_files
+from .labels import CELEBA_ATTRIBUTES, PUBLISHED_SIZES
+from .labels import SPLIT_CODES, UTKFACE_ATTRIBUTES
+from .registry import _count_unlisted, _deal_parts, _image_files
+from .registry import _note_missing_parts
 from .registry import benchmark_from_table, find_dataset
 from .registry import register_dataset
 from .tables import read_table
@@ -38,13 +39,27 @@ def _celeba_lists(root: Path, columns: dict) -> tuple[pd.DataFrame, pd.DataFrame
     if (root / "list_attr_celeba.csv").exists():
         attributes = read_table(root / "list_attr_celeba.csv", columns)
         return attributes, read_table(root / "list_eval_partition.csv", parts)
-    path = root / "list_attr_celeba.txt"
-    with open(path) as file:
-        header = [file.readline() for _ in range(2)][1].split()
-    names, spaces = ["image_id", *header], r"\s+"
-    attributes = read_table(path, columns, sep=spaces, skiprows=2, names=names)
+    attributes = _celeba_text(root / "list_attr_celeba.txt", columns)
     path = root / "list_eval_partition.txt"
-    return attributes, read_table(path, parts, sep=spaces, names=list(parts))
+    return attributes, read_table(path, parts, sep=r"\s+", names=list(parts))
+
+
+def _celeba_text(path: Path, columns: dict) -> pd.DataFrame:
+    "The official list of attributes: a count, a line of names, and a line for each image."
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        count, header = file.readline().strip(), file.readline().split()
+    if not count.isdecimal() or not set(header) <= set(CELEBA_ATTRIBUTES):
+        raise ValueError(
+            f"{path} must start with the number of images and a line with the names of attributes."
+        )
+    names = ["image_id", *header]
+    table = read_table(path, columns, sep=r"\s+", skiprows=2, names=names)
+    if int(count) not in (len(table), PUBLISHED_SIZES["celeba"]):
+        raise ValueError(
+            f"{path} says that it lists {int(count):,} images, and lists {len(table):,}: "
+            "it was cut off, or its first line is wrong."
+        )
+    return table
 
 # %% ../../nbs/data/33_face_sets.ipynb #518cda53
 def _celeba_table(root: Path, target: str, confounder: str) -> pd.DataFrame:
@@ -114,6 +129,8 @@ def celeba(
         bench = benchmark_from_table(
             title, images, table, classes, groups, **options
         )
+        _count_unlisted(bench.train, images, table.file, "the lists")
+        _note_missing_parts(bench, "list_eval_partition")
     return _name_with_size(bench, "celeba")
 
 # %% ../../nbs/data/33_face_sets.ipynb #31a14388

@@ -6,19 +6,21 @@
 __all__ = ['waterbirds', 'spawrious', 'urbancars']
 
 # %% ../../nbs/data/10_group_sets.ipynb #d766600d
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from ..core.validation import check_choice
 from .benchmark import Benchmark
-from .hub import hub_benchmark
+from .hub import HUB_COPIES, hub_benchmark
 from .imagenet_sets import _images_of_folder
 from .labels import SPAWRIOUS_CLASSES, SPAWRIOUS_LOCATIONS
 from .labels import SPAWRIOUS_ORDER, SPAWRIOUS_SPLITS
 from .labels import SPLIT_CODES, WATERBIRDS_MISLABELLED
-from .registry import _hold_out
+from .registry import _count_unlisted, _hold_out, _note_missing_parts
 from .registry import benchmark_from_table, find_dataset
 from .registry import register_dataset
 from .tables import read_table
@@ -65,6 +67,23 @@ def _correct_labels(ids: list[str], labels):
         )
     return labels.masked_fill(labels.new_tensor(wrong).bool(), 0)
 
+# %% ../../nbs/data/10_group_sets.ipynb #64bd4b9c
+def _note_counts(bench: Benchmark):
+    "Note where the groups have other sizes than published, although nothing is missing."
+    for part, published in HUB_COPIES["waterbirds"].counts.items():
+        split = bench.splits.get(part)
+        found = (
+            []
+            if split is None
+            else torch.bincount(split.groups, minlength=4).tolist()
+        )
+        same_total = sum(found) == sum(published) and found != published
+        if same_total or any(f > p for f, p in zip(found, published)):
+            bench.notes.append(
+                f"{part} has {found} images in its groups, and the published set {published}: "
+                "this is another version, or its columns are called otherwise"
+            )
+
 # %% ../../nbs/data/10_group_sets.ipynb #64bd4b9e
 @register_dataset(
     "waterbirds",
@@ -99,6 +118,10 @@ def waterbirds(
         root = find_dataset("waterbirds", root)
         table = _waterbirds_table(root / "metadata.csv", labels)
         bench = benchmark_from_table(title, root, table, _BIRDS, groups, **options)
+        _count_unlisted(bench.train, root, table.file, "metadata.csv")
+        _note_missing_parts(bench, "metadata.csv")
+    if labels == "original":
+        _note_counts(bench)
     return _name_with_size(bench, "waterbirds")
 
 # %% ../../nbs/data/10_group_sets.ipynb #43ecc76d
@@ -122,6 +145,33 @@ def _dog_rows(root, part, folder, place, dog, n=None) -> list[dict]:
     label, at = SPAWRIOUS_CLASSES.index(dog), SPAWRIOUS_LOCATIONS.index(place)
     group = len(SPAWRIOUS_LOCATIONS) * label + at
     return [dict(file=f, label=label, group=group, part=part) for f in files[:n]]
+
+
+def _all_dogs(root, split) -> list[dict]:
+    "The rows of all images in the folders that a split draws from."
+    folders = _SPAWRIOUS_SHARES if split.filler else ["0"]
+    places = {*split.train, *split.test, *([split.filler] if split.filler else [])}
+    pairs = [(place, dog) for place in sorted(places) for dog in SPAWRIOUS_ORDER]
+    return [
+        row
+        for folder in folders
+        for place, dog in pairs
+        if (root / folder / place / dog).is_dir()
+        for row in _dog_rows(root, "", folder, place, dog)
+    ]
+
+
+def _check_whole(rows, root):
+    "Raise a `ValueError` unless each folder has as many images as the others, as published."
+    counts = Counter(str(Path(row["file"]).parent) for row in rows)
+    largest = max(counts.values())
+    short = [(folder, n) for folder, n in sorted(counts.items()) if n < largest]
+    if short:
+        folder, n = short[0]
+        raise ValueError(
+            f"{root / folder} has {n} images, and other folders {largest}: "
+            "was it copied or unpacked whole?"
+        )
 
 
 def _one_to_one_rows(root, split) -> list[dict]:
@@ -168,6 +218,7 @@ def spawrious(
     places = SPAWRIOUS_SPLITS[check_choice("split", split, SPAWRIOUS_SPLITS)]
     root = find_dataset("spawrious", root)
     make_rows = _one_to_one_rows if places.filler else _many_to_many_rows
+    _check_whole(_all_dogs(root, places), root)
     table = _hold_out(pd.DataFrame(make_rows(root, places)), val, seed, "spawrious")
     groups = [f"{d}, {p}" for d in SPAWRIOUS_CLASSES for p in SPAWRIOUS_LOCATIONS]
     bench = benchmark_from_table(
@@ -199,7 +250,9 @@ def _urbancars_rows(root: Path, part: str, share: float) -> list[dict]:
         cell = f"obj-{car}_bg-{bg}_co_occur_obj-{co}"
         path = root / f"bg-{share}_co_occur_obj-{share}" / part / cell
         files = [
-            f for f in _images_of_folder(path, root) if not f.endswith("_mask.png")
+            f
+            for f in _images_of_folder(path, root)
+            if not Path(f).stem.endswith("_mask")
         ]
         rows += [
             dict(file=f, label=group // 4, group=group, part=part) for f in files

@@ -9,6 +9,7 @@ __all__ = ['DATASETS', 'DatasetInfo', 'register_dataset', 'find_dataset', 'bench
 # %% ../../nbs/data/03_registry.ipynb #a84fd651
 import importlib
 import inspect
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,9 @@ import torch
 from ..core.files import data_root
 from ..core.random import make_generator
 from ..core.validation import check_choice
-from .benchmark import Benchmark, split_by_part
-from .folders import missing_path_error, printable_name, walk_images
+from .benchmark import Benchmark, hold_out_missing, split_by_part
+from .folders import image_suffixes, is_hidden, missing_path_error
+from .folders import printable_name, walk_images
 from .resize import ImageSize
 from .split import Split, validation_mask
 from .tables import files_within, image_table, read_csv
@@ -106,18 +108,10 @@ def _not_found_error(name, root, known):
     )
 
 # %% ../../nbs/data/03_registry.ipynb #ab9c0d9c
-def benchmark_from_table(
-    name: str,  # of the benchmark
-    root,  # folder that the files are named from
-    table: pd.DataFrame,  # columns file, label, part and, where known, group
-    class_names: list[str],  # names of the labels
-    group_names: list[str] | None = None,  # names of the groups
-    size: ImageSize = None,  # side, or (height, width); None: theirs, else 224
-    on_error: str = "raise",  # a file that can't be read: "raise" or "skip"
-    resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
-    like=None,  # a network that knows how its pictures were prepared
-) -> Benchmark:
-    "A benchmark of image files; `part` is 'train', 'val' or the name of a test."
+def _splits_of(
+    root, table, class_names, group_names, size, on_error, resize, like
+) -> dict[str, Split]:
+    "Part -> its split, of the files in a table."
     whole = Split.from_files(
         files_within(root, table.file),
         table.label.to_numpy(),
@@ -130,12 +124,25 @@ def benchmark_from_table(
         resize=resize,
         like=like,
     )
-    splits = split_by_part(whole, table.part)
-    nothing = torch.zeros(len(whole), dtype=torch.bool)
-    train, val = (
-        splits.pop(p) if p in splits else whole.subset(nothing)
-        for p in ("train", "val")
-    )
+    return split_by_part(whole, table.part)
+
+# %% ../../nbs/data/03_registry.ipynb #ab9c0d9d
+def benchmark_from_table(
+    name: str,  # of the benchmark
+    root,  # folder that the files are named from
+    table: pd.DataFrame,  # columns file, label, part and, where known, group
+    class_names: list[str],  # names of the labels
+    group_names: list[str] | None = None,  # names of the groups
+    size: ImageSize = None,  # side, or (height, width); None: theirs, else 224
+    on_error: str = "raise",  # a file that can't be read: "raise" or "skip"
+    resize: str | Callable = "crop",  # "crop", "stretch", "pad", or a transform
+    like=None,  # a network that knows how its pictures were prepared
+) -> Benchmark:
+    "A benchmark of image files; `part` is 'train', 'val' or the name of a test."
+    names = (class_names, group_names)
+    splits = _splits_of(root, table, *names, size, on_error, resize, like)
+    nothing = next(iter(splits.values())).subset([])
+    train, val = (splits.pop(part, nothing) for part in ("train", "val"))
     return Benchmark(name, train, val, splits)
 
 # %% ../../nbs/data/03_registry.ipynb #e4d75c76
@@ -161,6 +168,51 @@ def _deal_parts(n, each, generator) -> np.ndarray:
     rest = np.where(order < 2 * each * n, "val", "train")
     return np.where(order < each * n, "test", rest)
 
+# %% ../../nbs/data/03_registry.ipynb #9402c1a4
+def _check_own_rows(rows, class_names, path):
+    "Raise a `ValueError` where there is one class, or a division without training images."
+    if len(class_names) < 2:
+        raise ValueError(f"{path} has one class only, {class_names[0]!r}.")
+    if "part" in rows and "train" not in set(rows.part):
+        raise ValueError(
+            f"the column split of {path} has {', '.join(rows.part.unique())}, and no train: "
+            "call the rows to learn from train."
+        )
+
+
+def _check_training_classes(splits, path):
+    "Raise a `ValueError` where a class has images to test on, and none to learn from."
+    train = splits["train"]
+    for part, split in splits.items():
+        unknown = sorted(set(split.labels.tolist()) - set(train.labels.tolist()))
+        if unknown:
+            name = train.class_names[unknown[0]]
+            raise ValueError(
+                f"{path} has the class {name!r} in {part}, and not in train."
+            )
+
+
+def _note_missing_parts(bench: Benchmark, table: str):
+    "Note in `bench.notes` which of train, val and test a table of a published set has no rows of."
+    parts = {"test": 0} | {part: len(split) for part, split in bench.splits.items()}
+    missing = sorted(part for part, n in parts.items() if not n)
+    if missing:
+        bench.notes.append(f"{table} has no images of {', '.join(missing)}")
+
+
+def _count_unlisted(split, root, files, table: str):
+    "Note in `split.ignored` how many images lie beside those of a table and are not in it."
+    listed = {str(path) for path in files_within(root, files)}
+    n = 0
+    for folder in {os.path.dirname(path) for path in listed}:
+        with os.scandir(folder) as entries:
+            beside = [
+                e for e in entries if e.path not in listed and not is_hidden(e.name)
+            ]
+        n += sum(Path(e.name).suffix.lower() in image_suffixes() for e in beside)
+    if n:
+        split.ignored = split.ignored + Counter({f"image not in {table}": n})
+
 # %% ../../nbs/data/03_registry.ipynb #9402c1a6
 @register_dataset("folder", where="your own images")
 def own_images(
@@ -179,18 +231,18 @@ def own_images(
     if table is None:
         return Benchmark.from_folder(root, seed, **options)
     (path,) = files_within(root, [table])
-    rows, class_names, group_names = image_table(read_csv(path), root, path)
-    if "part" not in rows:
-        generator = make_generator(seed, "folder")
-        rows["part"] = _deal_parts(len(rows), 0.15, generator)
-    lacking = {"train", "val"} - set(rows.part)
-    if lacking or rows.part.nunique() < 3:
-        raise ValueError(
-            f"the column split of {path} has {', '.join(rows.part.unique())}; it needs train, val "
-            "and at least one other, for testing."
-        )
-    names = (class_names, group_names or None)
-    return benchmark_from_table(root.name, root, rows, *names, **options)
+    rows, class_names, group_names = image_table(
+        read_csv(path, dtype=str), root, path
+    )
+    _check_own_rows(rows, class_names, path)
+    divided = "part" in rows
+    rows = rows if divided else rows.assign(part="train")
+    splits = _splits_of(root, rows, class_names, group_names or None, **options)
+    notes = hold_out_missing(splits, seed, (0.7, 0.15, 0.15), path)
+    _check_training_classes(splits, path)
+    _count_unlisted(splits["train"], root, rows.file, path.name)
+    train, val = splits.pop("train"), splits.pop("val")
+    return Benchmark(root.name, train, val, splits, notes if divided else ())
 
 # %% ../../nbs/data/03_registry.ipynb #10e431d2
 _READERS = (

@@ -27,15 +27,20 @@ _INTERPOLATIONS = {
 }
 
 
-def _whole(old, target, share=1.0):
+def _stretched(target, share):
+    "(width, height) of which a crop of `target` keeps `share`"
+    return [math.floor(t / share + 1e-6) for t in target]
+
+
+def _whole(old, target, share):
     "(width, height) of a picture scaled so that a crop of `target` keeps `share` of its short side."
-    need = [math.floor(t / share) for t in target]
+    need = _stretched(target, share)
     goal, side = max(zip(need, old), key=lambda pair: pair[0] / pair[1])
     return [max(n, round(o * goal / side)) for n, o in zip(need, old)]
 
 
-def _crop(im, target, share, interpolation):
-    whole = _whole(im.size, target, share)
+def _centre(im, target, whole, interpolation):
+    "The centre of a picture that is scaled to `whole`"
     start = [(w - t) // 2 for w, t in zip(whole, target)]
     end = [s + t for s, t in zip(start, target)]
     left, top, right, bottom = (
@@ -128,7 +133,7 @@ class _ResizeRule:
         None  # (height, width) in pixels; None: as they are
     )
     how: str | Callable = "crop"  # "crop", "stretch", "pad", or a transform
-    crop_share: float = 1.0  # "crop": share of the short side that is kept
+    crop_share: float = 1.0  # "crop", "stretch": share of a side that is kept
     interpolation: str = "bilinear"  # or "nearest", "bicubic", "lanczos"
 
     def __post_init__(self):
@@ -153,11 +158,15 @@ class _ResizeRule:
         ):
             return im
         target, interpolation = self.size[::-1], _INTERPOLATIONS[self.interpolation]
-        if self.how == "crop":
-            return _crop(im, target, self.crop_share, interpolation)
         if self.how == "pad":
             return _pad(im, target, interpolation)
-        return im.resize(target, interpolation)
+        return _centre(im, target, self._scaled(im.size), interpolation)
+
+    def _scaled(self, old):
+        "(width, height) of the scaled picture that the centre is taken of"
+        if self.how == "crop":
+            return _whole(old, self.size[::-1], self.crop_share)
+        return _stretched(self.size[::-1], self.crop_share)
 
 # %% ../../nbs/data/16_resize.ipynb #1407ff75
 class Resize(_ResizeRule):
@@ -169,18 +178,19 @@ class Resize(_ResizeRule):
         width: int,  # of the picture, in pixels
     ) -> float:
         "The share of a picture's area that the crop cuts off."
-        if callable(self.how) or self.how != "crop" or self.size is None:
+        if callable(self.how) or self.how == "pad" or self.size is None:
             return 0.0
         if (height, width) == self.size and self.crop_share == 1:
             return 0.0
-        whole = _whole((width, height), self.size[::-1], self.crop_share)
-        return 1 - math.prod(self.size) / math.prod(whole)
+        return 1 - math.prod(self.size) / math.prod(self._scaled((width, height)))
 
     def key(self) -> tuple:
         "What distinguishes the pixels that this makes, besides the size; empty for a plain crop."
         if callable(self.how):
             return (_identity(self.how),)
-        rest = (self.how, self.crop_share, self.interpolation)
+        rest: tuple = (self.how, self.crop_share, self.interpolation)
+        if self.how == "stretch" and self.crop_share < 1:
+            rest += ("centre",)  # early caches hold all of the picture
         return () if rest == ("crop", 1.0, "bilinear") else rest
 
 # %% ../../nbs/data/16_resize.ipynb #eb205e14

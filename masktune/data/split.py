@@ -18,7 +18,7 @@ from ..core.random import make_generator
 from ..core.validation import check_fraction
 from .adapters import numbered_items, read_dataset
 from .batches import _SplitBatches, _take, checked_labels
-from .folders import check_no_class_lost, class_files
+from .layouts import check_no_class_lost, class_files
 from .image_cache import decode_images
 from .items import Fields
 from .pixels import byte_images
@@ -254,7 +254,9 @@ class _FromTables(_FromFolders):
     ) -> Self:
         "A split of the files in a table; columns are called file, label, group, or as is usual."
         root = resolve_path(root)
-        table, names, group_names = image_table(frame, root, "the table", class_names)
+        table, names, group_names = image_table(
+            frame, root, "the table", class_names
+        )
         return cls.from_files(
             [root / file for file in table.file],
             table.label,

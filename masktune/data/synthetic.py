@@ -279,7 +279,9 @@ def dominoes(
     """
     classes, _ = BOTTOMS[check_choice("bottom", bottom, BOTTOMS)]
     check_fraction("spurious_correlation", spurious_correlation)
-    top_set, bottom_set = (base_images(n, root, download) for n in ("mnist", bottom))
+    top_set, bottom_set = (
+        base_images(n, root, download) for n in ("mnist", bottom)
+    )
 
     def pairs(part, share, purpose):
         tops = _two_classes(*top_set[part], [0, 1])

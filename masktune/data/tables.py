@@ -6,24 +6,28 @@
 __all__ = ['read_csv', 'read_table', 'numbered', 'files_within', 'image_table']
 
 # %% ../../nbs/data/20_tables.ipynb #dabd43a3
+import contextlib
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .folders import missing_path_error, part_name, printable_name
+from .folders import missing_path_error, printable_name
+from .layouts import part_name
 
 # %% ../../nbs/data/20_tables.ipynb #e576d917
 def _encoding(path: Path) -> str:
-    start = path.read_bytes()
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    try:
-        start.decode("utf-8")
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8-sig"
+    text = path.read_bytes()
+    marked = text[:2] in (b"\xff\xfe", b"\xfe\xff")
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
+        with contextlib.suppress(UnicodeDecodeError):
+            if "\0" not in text.decode(encoding):
+                return encoding
+    raise ValueError(
+        f"{path} is no text: a table must be a csv file, in UTF-8, UTF-16 or cp1252."
+    )
 
 
 def _separator(path: Path, encoding: str) -> str:
@@ -32,6 +36,16 @@ def _separator(path: Path, encoding: str) -> str:
     return max(",;\t", key=header.count)
 
 
+def _check_header(path, names):
+    "Raise a `ValueError` where two columns have the same name."
+    names = [str(name).strip() for name in names if not pd.isna(name)]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"{path} has several columns called {twice[0]!r}: rename all but one."
+        )
+
+# %% ../../nbs/data/20_tables.ipynb #39cd3a57
 def read_csv(
     path,  # a csv file: comma, semicolon or tab; UTF-8, UTF-16 or cp1252
     **options,  # passed to pandas.read_csv
@@ -42,9 +56,26 @@ def read_csv(
         raise missing_path_error(path)
     encoding = _encoding(path)
     defaults = dict(encoding=encoding, keep_default_na=False, na_values=[""])
+    defaults |= dict(index_col=False)
     if "sep" not in options:
         defaults["sep"] = _separator(path, encoding)
-    return pd.read_csv(path, **(defaults | options))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            if not {"names", "skiprows"} & set(options):
+                first = defaults | options | dict(header=None, nrows=1, dtype=str)
+                _check_header(path, pd.read_csv(path, **first).iloc[0])
+            return pd.read_csv(path, **(defaults | options))
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{path} is empty.") from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as e:
+        why = str(e).removeprefix("Error tokenizing data. C error: ").strip()
+        if isinstance(e, pd.errors.ParserWarning):
+            why = "a row has more cells"
+        raise ValueError(
+            f"{path} has rows that do not fit its header ({why}): is a comma too many in "
+            "them, or a quotation mark not closed?"
+        ) from None
 
 # %% ../../nbs/data/20_tables.ipynb #3b5c8eb2
 def read_table(
@@ -60,21 +91,26 @@ def read_table(
         raise ValueError(
             f"{path} has no column {', '.join(lacking)}; it has {has}."
         )
+    if not len(table):
+        raise ValueError(f"{path} has no rows after the header.")
     for column, allowed in columns.items():
         if allowed is ...:
             continue
         values = table[column]
+        if allowed and all(isinstance(a, int) for a in allowed):
+            values = pd.to_numeric(values, errors="coerce")
         odd = values.isna() if allowed is None else ~values.isin(allowed)
         if odd.any():
             raise _cell_error(path, table, column, odd, allowed)
     return table
 
 
-def _cell_error(path, table, column, odd, allowed=None):
+def _cell_error(
+    path, table, column, odd, allowed=None, rule="it must not be empty"
+):
     "What is wrong in the first odd cell of a column."
     value, row = table[column][odd].iloc[0], int(odd.to_numpy().argmax()) + 1
-    value = "nothing" if pd.isna(value) else value
-    rule = "it must not be empty"
+    value = "nothing" if pd.isna(value) else printable_name(str(value))[:60]
     if allowed is not None:
         rule = f"allowed are {', '.join(map(str, allowed))}"
     return ValueError(
@@ -100,13 +136,14 @@ _COLUMNS = {
 
 def _find_columns(table: pd.DataFrame, where) -> dict[str, str]:
     "Purpose -> the column that serves it."
-    known = {str(c).strip().lower(): c for c in table.columns}
     found = {}
     for purpose, names in _COLUMNS.items():
-        there = [known[n] for n in names if n in known]
+        there = [c for c in table.columns if str(c).strip().lower() in names]
+        there.sort(key=lambda c: names.index(str(c).strip().lower()))
         if len(there) > 1:
+            listed = " and ".join(map(str, there))
             raise ValueError(
-                f"{where} has the columns {' and '.join(there)}; which is the {purpose}? "
+                f"{where} has the columns {listed}; which is the {purpose}? "
                 f"Call that one {purpose!r} and rename the other."
             )
         if there:
@@ -178,6 +215,30 @@ def _slashes(name: str, root: Path) -> str:
         return name.replace("\\", "/")
     return name
 
+# %% ../../nbs/data/20_tables.ipynb #6cb2d221
+_NUMBER = r"[+-]?(0|[1-9]\d*)(\.\d+)?"
+
+
+def _cells(table, column, where) -> pd.Series:
+    "A column without empty cells and line breaks; as numbers where all cells are numbers."
+    values = table[column]
+    if values.isna().any():
+        raise _cell_error(where, table, column, values.isna())
+    text = values.map(lambda v: v.strip() if isinstance(v, str) else v)
+    if not text.map(lambda v: isinstance(v, str)).all():
+        return values
+    broken = text.str.contains("[\n\r]", regex=True)
+    if broken.any():
+        rule = "it has several lines: is a quotation mark not closed?"
+        raise _cell_error(where, table, column, broken, rule=rule)
+    numbers = len(text) > 0 and text.str.fullmatch(_NUMBER).all()
+    return pd.to_numeric(text).rename(column) if numbers else text
+
+
+def _file_names(files: pd.Series, root: Path) -> list[str]:
+    "The names in one form each: forward slashes, nothing superfluous."
+    return [os.path.normpath(_slashes(str(f), root)) for f in files]
+
 # %% ../../nbs/data/20_tables.ipynb #6cb2d222
 def image_table(
     table: pd.DataFrame,  # with a column of files and one of labels
@@ -187,20 +248,19 @@ def image_table(
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
     "(columns file, label and, where there are, group and part; class names; group names)."
     columns = _find_columns(table, where)
+    if not len(table):
+        raise ValueError(f"{where} has no rows after the header.")
     files = table[columns["file"]]
     if files.isna().any():
         raise _cell_error(where, table, columns["file"], files.isna())
-    found = pd.DataFrame({"file": [_slashes(str(f), root) for f in files]})
-    found["label"], class_names = numbered(
-        table[columns["label"]], where, class_names
-    )
+    found = pd.DataFrame({"file": _file_names(files, root)})
+    labels = _cells(table, columns["label"], where)
+    found["label"], class_names = numbered(labels, where, class_names)
     group_names: list[str] = []
     if "group" in columns:
-        found["group"], group_names = numbered(table[columns["group"]], where)
+        groups = _cells(table, columns["group"], where)
+        found["group"], group_names = numbered(groups, where)
     if "split" in columns:
-        parts = table[columns["split"]]
-        if parts.isna().any():
-            raise _cell_error(where, table, columns["split"], parts.isna())
-        parts = parts.map(_as_text)
+        parts = _cells(table, columns["split"], where).map(_as_text)
         found["part"] = [part_name(p) or p for p in parts]
     return found, class_names, group_names

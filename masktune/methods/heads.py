@@ -20,11 +20,9 @@ from torch import nn
 from ..core.distributed import resolve_device
 from ..data.benchmark import Benchmark
 from ..evaluation.features import Features, extract_features
-from ..evaluation.features import head_as_network
-from ..evaluation.metrics import Predictions, _image_size
-from ..evaluation.metrics import group_report, predict
+from ..evaluation.features import head_as_network, network_for
+from ..evaluation.metrics import Predictions, group_report, predict
 from ..models.network import Network
-from ..models.wrap import wrap
 from ..training.settings import Method
 
 # %% ../../nbs/methods/03_heads.ipynb #e42558aa
@@ -202,7 +200,7 @@ def _checked_start(method, model, bench):
     elif isinstance(model, nn.Linear):
         net = head_as_network(model)
     else:
-        net = wrap(model, size=_image_size(bench.train))
+        net = network_for(model, bench.train)
     if net.untrained:
         raise ValueError(
             f"{name} starts from a trained network, and this one still has random "

@@ -73,32 +73,77 @@ def _size_of(size):
         size = size.get("shortest_edge")
     return None if size is None else _pair(size)
 
+# %% ../../nbs/models/04_probing.ipynb #5ba853a1
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def _shape_from(config):
+    "size, crop_pct and crop_mode, in timm's words"
+    size, crop = config.get("size"), _size_of(config.get("crop_size"))
+    whole, cropped = _size_of(size), crop and config.get("do_center_crop")
+    if whole is None:
+        return {}
+    stretches, share = "height" in size, float(config.get("crop_pct") or 1)
+    if "levit" in str(config.get("image_processor_type")).lower():
+        share = 224 / 256
+    if cropped:
+        share *= crop[0] / whole[0]
+    elif not stretches and whole[0] >= 384 and config.get("crop_pct"):
+        stretches, share = True, 1.0  # ConvNeXt's rule for large images
+    if share > 1:
+        raise ValueError(
+            f"the image processor scales to {whole[0]} and crops {crop[0]} pixels, which pads: "
+            "pass mean= and std=, and size= to the split."
+        )
+    shape = dict(size=crop if cropped else whole, crop_pct=share)
+    return shape | (dict(crop_mode="squash") if stretches else {})
+
+
+def _stats_from(config):
+    "mean and std of an image in [0, 1]"
+    factor = config.get("rescale_factor") or 1 / 255
+    range_ = 255 * factor if config.get("do_rescale", True) else 255.0
+    offset = 1.0 if config.get("rescale_offset") else 0.0
+    mean, std = [0.0] * 3, [1.0] * 3
+    if config.get("do_normalize", True):
+        mean, std = config.get("image_mean"), config.get("image_std")
+    if mean is None or std is None:
+        return {}
+    if config.get("include_top"):  # EfficientNet's divides once more
+        std = [s * own for s, own in zip(std, config["image_std"])]
+    changed = [(m + offset) / range_ for m in mean], [s / range_ for s in std]
+    return dict(zip(("mean", "std"), changed))
+
 # %% ../../nbs/models/04_probing.ipynb #5ba853ae
+def _processor_config(processor):
+    "The settings of an image processor, or of the file that it was saved to"
+    if not isinstance(processor, (str, Path)):
+        known = hasattr(processor, "to_dict")
+        return processor.to_dict() if known else dict(processor)
+    file = Path(processor)
+    file = file / "preprocessor_config.json" if file.is_dir() else file
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no image processor at {file}.")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as e:
+        raise ValueError(f"{file} is damaged ({e}).") from None
+
+
 def read_processor(
     processor,  # an image processor of transformers, its folder, or its preprocessor_config.json
-) -> dict:  # some of size (H, W), crop_pct, mean, std
-    "Read mean, std, size and crop of an image processor; nothing is fetched."
-    if isinstance(processor, (str, Path)):
-        file = Path(processor)
-        file = file / "preprocessor_config.json" if file.is_dir() else file
-        if not file.is_file():
-            raise FileNotFoundError(f"there is no image processor at {file}.")
-        config = json.loads(file.read_text())
-    else:
-        config = (
-            processor.to_dict()
-            if hasattr(processor, "to_dict")
-            else dict(processor)
+) -> dict:  # some of size (H, W), crop_pct, crop_mode, interpolation, mean, std
+    "Read how an image processor prepares images; nothing is fetched. A `ValueError` says what can't be done here."
+    config = _processor_config(processor)
+    if config.get("do_flip_channel_order"):
+        raise ValueError(
+            "the image processor flips red and blue: put x.flip(1) into the network, "
+            "and pass mean= and std= instead of the processor."
         )
-    whole, crop = _size_of(config.get("size")), _size_of(config.get("crop_size"))
-    found: dict = {"size": crop if crop and config.get("do_center_crop") else whole}
-    if crop and whole and config.get("do_center_crop"):
-        found["crop_pct"] = crop[0] / whole[0]
-    elif config.get("crop_pct"):
-        found["crop_pct"] = config["crop_pct"]
-    if config.get("do_normalize", True):
-        found |= dict(mean=config.get("image_mean"), std=config.get("image_std"))
-    return {k: v for k, v in found.items() if v is not None}
+    found = _shape_from(config) | _stats_from(config)
+    if "size" in found and config.get("resample") in _RESAMPLING:
+        found["interpolation"] = _RESAMPLING[config["resample"]]
+    return found
 
 # %% ../../nbs/models/04_probing.ipynb #19b0d6f3
 def probe_images(

@@ -209,12 +209,11 @@ def _works(net, cut, images, vectors):
 def hook_parts(
     net: nn.Module,  # a network in evaluation mode
     images: torch.Tensor,  # a few images that it takes
+    record: Record,  # its calls with these images
+    found: Call,  # that of its head, from `find_head`
     layer: str | None = None,  # where features end; None: find it
-    head: str | None = None,  # the last linear layer; None: find it
 ) -> Parts:
     "Take a network apart by stopping it at a layer; a `ValueError` gives the reason if no layer will do."
-    record = record_calls(net, images)
-    found, _ = find_head(net, record, images, head)
     calls = _for_each_image(record, len(images), found.start)
     record = record._replace(
         attention=[t for t in record.attention if t < found.start]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
+from .checkpoints import unequal_tensors
 from .hooks import record_calls
 from .network import Network, eval_mode
 from .probing import logits_in, own_config, plain_module
@@ -119,7 +120,8 @@ def _take_apart(net, images, layer, head):
                 net, "it has no convolution and no attention, so no maps", images
             )
     try:
-        _, end = find_head(net, record_calls(net, images), images, head)
+        record = record_calls(net, images)
+        found, end = find_head(net, record, images, head)
     except ValueError as e:
         raise _cannot_error(net, e, images) from None
     expected = _outputs(net, images)
@@ -128,7 +130,7 @@ def _take_apart(net, images, layer, head):
         if model is not None:
             return model
     try:
-        model = _assembled(net, hook_parts(net, images, layer, head), end)
+        model = _assembled(net, hook_parts(net, images, record, found, layer), end)
     except ValueError as e:
         raise _cannot_error(net, e, images) from None
     if not _agrees(model, images, expected):
@@ -280,13 +282,7 @@ def copy_weights(
     other = wrap(plain, **how)
     mine, theirs = model.state_dict(), other.state_dict()
     skip = ("mean", "std", "head.weight", "head.bias")
-    names = [k for k in mine.keys() | theirs.keys() if k not in skip]
-    wrong = [
-        k
-        for k in names
-        if k not in mine or k not in theirs or mine[k].shape != theirs[k].shape
-    ]
-    if wrong:
+    if wrong := unequal_tensors(mine, theirs).difference(skip):
         raise ValueError(
             f"{type(plain).__name__} is another network: "
             f"{len(wrong)} of its tensors differ, such as {min(wrong)}."
@@ -294,7 +290,7 @@ def copy_weights(
     head = _head_of(plain, other, how)
     weight, bias = _head_weights(model, head)
     with torch.no_grad():
-        for k in names:
+        for k in theirs.keys() - set(skip):
             theirs[k].copy_(mine[k])
         head.weight.copy_(weight)
         if head.bias is not None:

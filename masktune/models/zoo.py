@@ -7,6 +7,7 @@ __all__ = ['IMAGENET_STATS', 'efficientnet_lite0', 'create_model', 'save_model',
 
 # %% ../../nbs/models/02_zoo.ipynb #9918b873
 import json
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ..core.files import atomic_write
 from ..core.validation import check_choice
 from .checkpoints import _need_safetensors, fill
 from .checkpoints import read_folder, read_weights
+from .checkpoints import saved_folder, unequal_tensors
 from .network import Network, resnet32, small_cnn
 from .wrap import wrap
 
@@ -86,6 +88,16 @@ def _timm_name(name, pretrained):
     return name
 
 
+def _images_of_weights(name):
+    "How images were prepared for torchvision's newest weights, in timm's words"
+    import torchvision
+
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    (side,), (whole,) = preset.crop_size, preset.resize_size
+    how = dict(crop_pct=side / whole, interpolation=preset.interpolation.value)
+    return how | dict(size=(side, side), mean=preset.mean, std=preset.std)
+
+
 def _foreign_net(name, n_classes, pretrained):
     "(torchvision's or timm's network, what is known of its images)"
     if name.startswith("timm/"):
@@ -99,9 +111,12 @@ def _foreign_net(name, n_classes, pretrained):
 
     known = torchvision.models.list_models(module=torchvision.models)
     check_choice("network", name, [*_BUILDERS, *known, "timm/NAME"])
-    weights = "DEFAULT" if pretrained else None
-    net = torchvision.models.get_model(name, weights=weights)
-    return net, IMAGENET_STATS | dict(size=(224, 224), crop_pct=0.875)
+    if pretrained:
+        net = torchvision.models.get_model(name, weights="DEFAULT")
+        return net, _images_of_weights(name)
+    return torchvision.models.get_model(name), IMAGENET_STATS | dict(
+        size=(224, 224)
+    )
 
 # %% ../../nbs/models/02_zoo.ipynb #c1ba54a0
 def _own_network(name, source, pretrained):
@@ -207,11 +222,8 @@ def _load_own(stored, path, network):
             )
         network = create_model(**_known_source(source, path))
     model = wrap(network)
-    mine, weights = model.state_dict(), stored.weights
-    both = mine.keys() & weights.keys()
-    wrong = mine.keys() ^ weights.keys()
-    wrong |= {k for k in both if mine[k].shape != weights[k].shape}
-    if wrong:
+    weights = stored.weights
+    if wrong := unequal_tensors(model.state_dict(), weights):
         given = _named(model.source) if model.source else "the network given"
         raise ValueError(
             f"{path} holds {_named(source)}, not {given}: "
@@ -239,7 +251,26 @@ def _rows_of(head, name, weights):
         )
     return len(found[0])
 
-# %% ../../nbs/models/02_zoo.ipynb #7865622d
+
+def _is_wrapped(weights):
+    "Whether a state dict is that of a `Network`: backbone, neck and head"
+    return "head.weight" in weights and any(
+        k.startswith("backbone.") for k in weights
+    )
+
+
+def _fill_wrapped(weights, path, network):
+    "The network of a name, filled with the state dict of a `Network`"
+    stats = {
+        k: weights[k].flatten().tolist() for k in ("mean", "std") if k in weights
+    }
+    n = _rows_of("head", network, weights)
+    model = create_model(network, n, **stats)
+    fill(model, weights, path, network)
+    model.untrained = False
+    return model
+
+# %% ../../nbs/models/02_zoo.ipynb #c5d8e1a8
 def _load_foreign(stored, path, network):
     "A network from a plain state dict"
     if network is None:
@@ -252,12 +283,8 @@ def _load_foreign(stored, path, network):
         model = wrap(network)
         model.untrained = False
         return model
-    if network in _BUILDERS:
-        n = _rows_of("head", network, stored.weights)
-        model = create_model(network, n)
-        fill(model, stored.weights, path, network)
-        model.untrained = False
-        return model
+    if _is_wrapped(stored.weights):
+        return _fill_wrapped(stored.weights, path, network)
     n = _n_outputs(network, stored.weights)
     net, known = _foreign_net(network, n, False)
     if wrap(net).n_classes != n:
@@ -267,6 +294,35 @@ def _load_foreign(stored, path, network):
     fill(net, stored.weights, path, network)
     source = dict(name=network, n_classes=n, mean=known["mean"], std=known["std"])
     return wrap(net, known["mean"], known["std"], known["size"], source)
+
+# %% ../../nbs/models/02_zoo.ipynb #91d65472
+def _says_itself(path):
+    return ValueError(
+        f"{path} says itself which network it holds: leave out network=."
+    )
+
+
+def _warn_unnormalised(folder):
+    warnings.warn(
+        f"{folder} has no preprocessor_config.json with a mean, so images are not normalised: "
+        "if they should be, save the image processor there too, or call set_normalisation.",
+        stacklevel=5,
+    )
+
+
+def _load_folder(folder, network):
+    "A network from a folder of `save_pretrained`, or `network` filled with its weights"
+    net, known = read_folder(folder)
+    if network is not None:
+        fill(network, net.state_dict(), folder)
+        net = network
+    own = "own" if "mean" not in known and hasattr(net, "default_cfg") else None
+    if own is None and network is None and "mean" not in known:
+        _warn_unnormalised(folder)
+    stats = (known.get("mean"), known.get("std"), known.get("size"))
+    model = wrap(net, *stats, processor=own)
+    model.preprocessing = (model.preprocessing or {}) | known or None
+    return model
 
 # %% ../../nbs/models/02_zoo.ipynb #91d65478
 def load_model(
@@ -285,23 +341,14 @@ def load_model(
 
 
 def _load(path, network):
-    if path.is_dir():
-        net, known = read_folder(path)
-        own = "own" if "mean" not in known and hasattr(net, "default_cfg") else None
-        model = wrap(
-            net,
-            known.get("mean"),
-            known.get("std"),
-            known.get("size"),
-            processor=own,
-        )
-        model.preprocessing = (model.preprocessing or {}) | known or None
-        return model
+    folder, named = saved_folder(path), isinstance(network, str)
+    if folder is not None and not named:
+        return _load_folder(folder, network)
+    if folder == path:
+        raise _says_itself(path)
     stored = read_weights(path)
     if stored.about.get("format") == _FORMAT:
         if isinstance(network, str):
-            raise ValueError(
-                f"{path} says itself which network it holds: leave out network=."
-            )
+            raise _says_itself(path)
         return _load_own(stored, path, network)
     return _load_foreign(stored, path, network)

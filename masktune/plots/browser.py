@@ -73,10 +73,11 @@ class _Captions:
 
     def _answer(self, name, i):
         "What a network answers to image `i`, and how sure it is."
-        p = self.predictions[name]
-        mark = "✓" if p.correct[i] else "✗"
-        sure = 100 * p.probabilities[i].max()
-        return f"{mark} {self.split.class_names[p.predicted[i]]}, {sure:.0f} %"
+        logits, names = self.predictions[name].logits[i], self.split.class_names
+        k = int(logits.argmax())
+        mark = "✓" if k == self.split.labels[i] else "✗"
+        sure = 100 * logits.double().softmax(0)[k]
+        return f"{mark} {names[k]}, {sure:.0f} %"
 
 # %% ../../nbs/plots/03_browser.ipynb #5994609b
 class _Pages(_Orders, _Captions):

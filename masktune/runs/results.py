@@ -133,7 +133,9 @@ def _read_run(folder):
         numbers = pq.ParquetFile(buffer).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         return None, f"metrics.parquet is damaged ({type(error).__name__})"
-    numbers = numbers.rename_columns([_current_column(c) for c in numbers.column_names])
+    numbers = numbers.rename_columns(
+        [_current_column(c) for c in numbers.column_names]
+    )
     lacks = [c for c in _COLUMNS if c not in numbers.column_names]
     if lacks:
         return None, f"metrics.parquet has no column {', '.join(lacks)}"
@@ -209,7 +211,7 @@ def _numbered(values, names):
 
 def _metric_rows(table):
     "metric -> value, from one table of predictions"
-    logits = table.filter(regex="^logit ")
+    logits = table.filter(regex="^logit ").dropna(axis=1, how="all")  # other data's
     classes = [column.removeprefix("logit ") for column in logits]
     groups = None
     if "group" in table:
@@ -234,7 +236,8 @@ def metrics_from_predictions(
     metrics, top, rows = read_metrics(runs), resolve_path(runs), []
     for run in metrics.run.unique():
         predictions = read_table(top / run / "predictions.parquet")
-        keys = ["method", "seed", "weights", "split"]
+        keys = ["data", "method", "seed", "weights", "split"]
+        keys = [k for k in keys if k in predictions]  # early runs had one data set
         for key, part in predictions.groupby(keys):
             tags = dict(run=run) | dict(zip(keys, key))
             rows += [
@@ -243,7 +246,7 @@ def metrics_from_predictions(
             ]
     constant = metrics.drop(
         columns=["weights", "epoch", "split", "metric", "value"]
-    ).drop_duplicates(["run", "method", "seed"])
+    ).drop_duplicates(["run", "data", "method", "seed"])
     return (
         pd.DataFrame(rows)
         .merge(constant)

@@ -6,6 +6,8 @@
 __all__ = ['write_maps']
 
 # %% ../../nbs/saliency/04_write_maps.ipynb #90e4b7a6
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +35,33 @@ def _hottest_pixels(maps):
     return torch.cat(found)
 
 
+def _right_columns(split, others, batch_size):
+    "{'NAME is right': bool N} of further networks"
+    return {
+        f"{name} is right": predict(net, split, batch_size).correct.numpy()
+        for name, net in others.items()
+    }
+
+
+def _spuriosity(split, ranking):
+    "float N: how much of a spurious feature each image shows"
+    if ranking.split.fingerprint() != split.fingerprint():
+        raise ValueError(
+            "the ranking is of other images than the split: rank the split that is looked at."
+        )
+    return ranking.score.numpy()
+
+
 def _table(split, predictions, masks):
-    "One row for each image"
+    "One row for each image; what is not known has no column"
     places, (H, W) = _hottest_pixels(masks.maps), split.image_size
-    return pd.DataFrame(
-        {
-            "id": [str(i) for i in split.ids],
-            "predicted": [split.class_names[k] for k in predictions.predicted],
-            "probability": predictions.probabilities.amax(1).numpy(),
+    table = predictions.table()
+    table = table.loc[:, [not c.startswith("logit ") for c in table.columns]]
+    if "id" not in table:
+        table.insert(0, "id", range(len(split)))
+    return table.assign(
+        **{
+            "id": table["id"].astype(str),
             "hottest row": places[:, 0].numpy(),
             "hottest column": places[:, 1].numpy(),
             "hidden": (masks.hidden_pixels() / (H * W)).numpy(),
@@ -82,6 +103,9 @@ def write_maps(
     n_std: float = 2.0,  # masks hide what is hotter than mean + n_std standard deviations
     pictures: bool = True,  # write an overlay and a mask for each image
     batch_size: int = 64,  # images at a time
+    others: Mapping | None = None,  # name -> network: adds whether it is right
+    ranking=None,  # a `Ranking` of the same split: adds the spuriosity
+    labelled: bool = True,  # whether the split's labels are known
 ) -> pd.DataFrame:  # one row for each image
     """Write where a network looks in each image of a split.
 
@@ -92,13 +116,16 @@ def write_maps(
     out.mkdir(parents=True, exist_ok=True)
     model = as_network(model, size=split.image_size)
     maps = compute_maps(model, split, method, batch_size=batch_size)
-    masks = maps.masks(n_std=n_std)
-    table = _table(split, predict(model, split, batch_size), masks)
-    names = table["id"].tolist()
+    predictions = predict(model, split, batch_size)
+    masks, known = maps.masks(n_std=n_std), predictions.labels if labelled else None
+    table = _table(split, replace(predictions, labels=known), masks)
+    table = table.assign(**_right_columns(split, others or {}, batch_size))
+    if ranking is not None:
+        table["spuriosity"] = _spuriosity(split, ranking)
     table.to_csv(out / "maps.csv", index=False)
-    np.savez_compressed(
-        out / "maps.npz", maps=maps.values.numpy(), ids=np.array(names)
-    )
+    names = table["id"].tolist()
+    values = maps.values.numpy()
+    np.savez_compressed(out / "maps.npz", maps=values, ids=np.array(names))
     if pictures:
         _write_pictures(out, split, masks, names)
     return table
