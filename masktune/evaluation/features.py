@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..core.distributed import rank_and_world_size
-from ..core.files import atomic_write, fingerprint
+from ..core.files import fingerprint, read_tensors, write_tensors
 from ..core.progress import progress
 from ..core.validation import check_choice
 from ..data.split import Split, checked_labels
@@ -121,8 +121,7 @@ def extract_features(
     else:
         values = _pool(net, split, batch_size)
         if file and rank_and_world_size()[0] == 0:
-            with atomic_write(file) as temp:
-                torch.save(dict(values=values, made_from=made_from), temp)
+            write_tensors(dict(values=values, made_from=made_from), file)
     names = (split.ids, split.class_names, split.group_names)
     key = fingerprint(made_from)
     return Features(values, split.labels, split.groups, *names, key)
@@ -154,19 +153,20 @@ def _width_error(net, features):
 def _load_features(file, made_from):
     "The values in a file; refused if they were made from anything else"
     try:
-        kept = torch.load(file, weights_only=True)
+        kept = dict(read_tensors(file))
+        made, values = dict(kept["made_from"]), kept["values"]
     except Exception as e:
         raise ValueError(
             f"{file} is damaged or holds no features ({type(e).__name__}): delete it, "
             "or name another file."
         ) from None
     for what, value in made_from.items():
-        if kept.get("made_from", {}).get(what) != value:
+        if made.get(what) != value:
             raise ValueError(
                 f"{file} is stale: it was made from other {what}. Delete it, or name "
                 "another file."
             )
-    return kept["values"]
+    return values
 
 # %% ../../nbs/evaluation/04_features.ipynb #a7a6f3fe
 def head_as_network(

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core.files import atomic_write
+from ..core.files import atomic_write, write_tensors
 from ..core.validation import check_choice
-from .checkpoints import _need_safetensors, fill
-from .checkpoints import read_folder, read_weights
+from .checkpoints import _need_safetensors, _weights_checksum
+from .checkpoints import fill, read_folder, read_weights
 from .network import Network, resnet32, small_cnn
 from .wrap import wrap
 
@@ -151,7 +151,8 @@ def create_model(
 def _write_safetensors(file, weights, about):
     save = _need_safetensors().save
     own = {k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}
-    Path(file).write_bytes(save(own, {"masktune": json.dumps(about)}))
+    about = about | dict(checksum=_weights_checksum(own))
+    file.write_bytes(save(own, {"masktune": json.dumps(about)}))
 
 
 def save_model(
@@ -166,11 +167,10 @@ def save_model(
     check_choice("format", format, ["torch", "safetensors"])
     model = wrap(model)
     about = dict(format=_FORMAT, source=model.source, fresh=model.untrained)
+    if format == "torch":
+        return write_tensors(about | dict(weights=model.state_dict()), path)
     with atomic_write(path) as temp:
-        if format == "safetensors":
-            _write_safetensors(temp, model.state_dict(), about)
-        else:
-            torch.save(about | dict(weights=model.state_dict()), temp)
+        _write_safetensors(temp, model.state_dict(), about)
 
 
 _FORMAT = "masktune network"
@@ -198,7 +198,7 @@ def _named(source):
 # %% ../../nbs/models/02_zoo.ipynb #e20e0d3b
 def _load_own(stored, path, network):
     "A network from a file of `save_model`"
-    source = stored.about["source"]
+    source = stored.about.get("source")
     if network is None:
         if source is None:
             raise ValueError(
@@ -218,7 +218,7 @@ def _load_own(stored, path, network):
             f"{len(wrong)} of its tensors differ, such as {min(wrong)}."
         )
     model.load_state_dict(weights)
-    model.untrained = bool(stored.about["fresh"])
+    model.untrained = bool(stored.about.get("fresh"))
     return model
 
 # %% ../../nbs/models/02_zoo.ipynb #c5d8e1a6

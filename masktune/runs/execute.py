@@ -235,6 +235,8 @@ def _sentence(error, folder) -> str:
     if not isinstance(error, PapermillExecutionError):
         return f"the kernel didn't start: {error}"
     lines = error.evalue.strip().splitlines() or [error.ename]
+    if "can't be written:" in lines[0]:
+        return lines[0]  # which disk it was is known
     if "No space left on device" in error.evalue:
         return f"{folder} can't be written: No space left on device. Make room"
     ours = error.ename in ("ValueError", "FileNotFoundError", "OSError", lines[0])

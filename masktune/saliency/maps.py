@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..core.distributed import distributed_state, rank_and_world_size
-from ..core.files import atomic_write, fingerprint
+from ..core.files import fingerprint, read_tensors, write_tensors
 from ..core.progress import Throttle, progress
 from ..core.validation import check_choice
 from ..data.split import Split
@@ -48,8 +48,7 @@ class _Shown:
         path,  # one file
     ):
         "Write the maps to one file, whole or not at all."
-        with atomic_write(path) as temp:
-            torch.save(vars(self), temp)
+        write_tensors(vars(self), path)
 
     @property
     def n_blank(self) -> int:
@@ -103,7 +102,8 @@ class SaliencyMaps(_Shown):
     ) -> "SaliencyMaps":
         "Read maps from a file; a `ValueError` is raised if they were made from other things."
         try:
-            kept = torch.load(path, weights_only=True)
+            kept = cls(**read_tensors(path))
+            made = dict(kept.made_from)
         except FileNotFoundError:
             raise FileNotFoundError(f"there are no maps at {path}.") from None
         except Exception as e:
@@ -112,9 +112,9 @@ class SaliencyMaps(_Shown):
                 f"{path} is damaged or holds no maps ({reason})."
             ) from None
         for what, value in made_from.items():
-            if kept["made_from"][what] != value:
+            if made.get(what) != value:
                 raise _stale_error(path, what)
-        return cls(**kept)
+        return kept
 
 # %% ../../nbs/saliency/02_maps.ipynb #8b54a142
 def _thresholded(values, size, box, rule):
