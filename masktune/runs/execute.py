@@ -242,6 +242,20 @@ def _sentence(error, folder) -> str:
     ours = error.ename in ("ValueError", "FileNotFoundError", "OSError", lines[0])
     return lines[0] if ours else f"{error.ename}: {lines[0]}"
 
+
+@contextlib.contextmanager
+def _failures_explained(folder, note=lambda said: None, where=""):
+    "An error of the notebook that the block runs is noted, and raised as a `RuntimeError` of one sentence."
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        yield
+    except (PapermillExecutionError, RuntimeError) as e:
+        said = _sentence(e, folder)
+        with contextlib.suppress(OSError):
+            note(said)
+        raise RuntimeError(f"{said.rstrip('.')}.{where}") from e
+
 # %% ../../nbs/runs/04_execute.ipynb #9d400017
 def _finish(folder, plan, executed, minutes):
     "Write the report of an executed run, and then that it is finished."
@@ -267,24 +281,19 @@ def _finish(folder, plan, executed, minutes):
 # %% ../../nbs/runs/04_execute.ipynb #9d400028
 def _execute(folder, plan, lock):
     "Execute a claimed run; an error in the notebook is a `RuntimeError` of one sentence."
-    from papermill.exceptions import PapermillExecutionError
-
     executed, log = folder / f"{plan['experiment']}.ipynb", folder / "log.txt"
+    where = f" (What was done before is in {executed}.)"
+
+    def note(said):
+        timer.minutes()
+        _write_json(folder, "failed.json", error=said, at=time.strftime("%F %T"))
+
     with _writing(folder):
         timer = ResumableTimer(folder)
         (folder / "failed.json").unlink(missing_ok=True)
         log.write_text("")
-        try:
+        with _failures_explained(folder, note, where):
             _run_notebook(plan, executed, folder, log, lock.add_kernel)
-        except (PapermillExecutionError, RuntimeError) as e:
-            said = _sentence(e, folder)
-            with contextlib.suppress(OSError):
-                timer.minutes()
-                _write_json(
-                    folder, "failed.json", error=said, at=time.strftime("%F %T")
-                )
-            where = f"{said.rstrip('.')}. (What was done before is in {executed}.)"
-            raise RuntimeError(where) from e
         minutes = round(timer.minutes(), 2)
     _finish(folder, plan, executed, minutes)
 
