@@ -1,4 +1,4 @@
-"Disks that are full, read-only, somebody else's or failing: one sentence with the place, never other numbers."
+"Disks that are full, read-only, of others or failing: one sentence with the place, never other numbers."
 
 import contextlib
 import errno

@@ -265,6 +265,7 @@ def test_fit_in_two_processes_has_one_lock_and_one_set_of_files(tmp_path):
     assert now == files
 
 
+@pytest.mark.slow
 def test_what_two_processes_cannot_do_is_said_without_a_traceback(tmp_path):
     photos = make_miniature("folder", tmp_path / "data", n=8) / "photos"
     for file in photos.rglob("*.*"):

@@ -23,17 +23,31 @@ def _is_our_checkout(folder):
     )
 
 
+def _as_path(path) -> Path:
+    "A `Path`; a `TypeError` or `ValueError` says what is none."
+    if not isinstance(path, (str, os.PathLike)):
+        what = f"{type(path).__name__} {path!r:.60}"
+        raise TypeError(f"a path must be a text or a Path, not the {what}.")
+    if "\0" in str(path):
+        raise ValueError(f"{str(path)!r} is not a path: it holds a null character.")
+    try:
+        os.fsencode(path)
+        return Path(path).expanduser()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path!r} can't be written as a file's name.") from None
+    except RuntimeError:
+        raise ValueError(f"{str(path)!r}: there is no such user.") from None
+
+
 def resolve_path(
     path,  # a file or folder; `~` is the home folder
 ) -> Path:
     "The absolute path of `path`; a relative one counts from the working directory."
-    if "\0" in str(path):
-        raise ValueError(f"{str(path)!r} is not a path: it holds a null character.")
-    here = Path.cwd()
+    here, path = Path.cwd(), _as_path(path)
     for folder in (here, *here.parents):
         if folder.name == "nbs" and _is_our_checkout(folder.parent):
-            return folder.parent / Path(path).expanduser()
-    return here / Path(path).expanduser()
+            return folder.parent / path
+    return here / path
 
 
 def data_root(
@@ -80,7 +94,9 @@ def atomic_write(
 
     An error of the disk is an `OSError` of one sentence, with the path in it.
     """
-    path = Path(path)
+    path = _as_path(path)
+    if not path.name:
+        raise ValueError(f"{str(path)!r} is a folder: name a file in it.")
     temp = path.with_name(f".{path.name}.{os.getpid()}")
     with explain_disk_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +142,7 @@ def read_tensors(
     """
     import torch
 
+    path = _as_path(path)
     if zipfile.is_zipfile(path) and not _is_intact(path):
         raise ValueError(f"{path} is damaged: its checksum is another.")
     return torch.load(path, map_location="cpu", weights_only=True)
