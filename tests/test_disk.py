@@ -481,3 +481,58 @@ def test_tensors_come_back_as_they_were(tmp_path):
     assert again["a"].equal(content["a"]) and again["b"][1:] == ["text", None]
     with pytest.raises(FileNotFoundError):
         read_tensors(tmp_path / "none")
+
+
+# --- places that nobody thinks of ---------------------------------------------------------
+
+
+def test_without_a_home_a_run_still_has_a_kernel(tmp_path):
+    from throwaway import WRITES, notebook
+
+    nb = notebook(tmp_path / "tiny.ipynb", WRITES)
+    (temporary := tmp_path / "temporary").mkdir()
+    words = ["run", str(nb), "--out", str(tmp_path / "runs")]
+    homeless = dict(HOME="/dev/null", TMPDIR=str(temporary))
+    done = command(*words, environment=homeless, stdout=subprocess.PIPE)
+    assert "tiny.ipynb: " in done.stdout, done.stderr
+    assert not list(temporary.glob("masktune-*"))
+
+
+def command(*words, environment=(), **options):
+    code = "import sys; from masktune.runs.cli import main; main(sys.argv[1:])"
+    root = str(Path(image_cache.__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env=os.environ | dict(PYTHONPATH=root) | dict(environment),
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_goes_to_a_full_disk_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        done = command("list", stdout=full)
+    says = (
+        "masktune: No space left on device where the output of this command goes."
+    )
+    assert done.stderr.strip() == says and done.returncode == 1
+
+
+def test_a_folder_that_is_gone_is_one_sentence(tmp_path):
+    (here := tmp_path / "here").mkdir()
+    code = (
+        f"import os; os.rmdir({str(here)!r})\n"
+        "from masktune.runs.cli import main; main(['status'])"
+    )
+    root = str(Path(image_cache.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | dict(PYTHONPATH=root),
+        capture_output=True,
+        text=True,
+        cwd=here,
+    )
+    says = "masktune: the working directory is gone: change into another."
+    assert done.stderr.strip() == says and done.returncode == 1

@@ -43,7 +43,13 @@ def resolve_path(
     path,  # a file or folder; `~` is the home folder
 ) -> Path:
     "The absolute path of `path`; a relative one counts from the working directory."
-    here, path = Path.cwd(), _as_path(path)
+    path = _as_path(path)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            "the working directory is gone: change into another."
+        ) from None
     for folder in (here, *here.parents):
         if folder.name == "nbs" and _is_our_checkout(folder.parent):
             return folder.parent / path

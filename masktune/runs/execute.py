@@ -9,11 +9,13 @@ __all__ = ['resume_run', 'run_experiment']
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
-from ..core.files import atomic_write, resolve_path
+from ..core.files import atomic_write, explain_disk_error
+from ..core.files import resolve_path
 from ..core.progress import ResumableTimer
 from .locks import _RunLock
 from .parameters import _check_workers, _checked_parameters
@@ -180,6 +182,7 @@ def _import_this() -> str:
 # %% ../../nbs/runs/04_execute.ipynb #9d400021
 def _kernel_manager(started):
     "A manager of kernels that are this Python and masktune; `started(pid)` is called for each."
+    from jupyter_core.paths import jupyter_runtime_dir
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -194,12 +197,30 @@ def _kernel_manager(started):
             )
 
         async def start_kernel(self, **options):
-            await super().start_kernel(**options)
+            folder = jupyter_runtime_dir()
+            with explain_disk_error(folder, "name another by JUPYTER_RUNTIME_DIR"):
+                await super().start_kernel(**options)
             started(self.provisioner.pid)
 
     return Manager
 
 # %% ../../nbs/runs/04_execute.ipynb #48362e99
+@contextlib.contextmanager
+def _runtime_folder():
+    "Where Jupyter can't write to its own folder, as without a home, give it a temporary one."
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    folder = Path(jupyter_runtime_dir())
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="masktune-") as temporary:
+        with _environment_variables(JUPYTER_RUNTIME_DIR=temporary):
+            yield
+
+
 def _run_notebook(plan, executed, out, log, started):
     "Execute a plan's notebook with the parameter `out`, into the file `executed`."
     import papermill
@@ -207,7 +228,8 @@ def _run_notebook(plan, executed, out, log, started):
     given = dict(plan["given"])
     if "out" in _parameters(plan["notebook"]):
         given["out"] = str(out)
-    with _environment_variables(**_kernel_environment(log, plan["threads"])):
+    environment = _kernel_environment(log, plan["threads"])
+    with _runtime_folder(), _environment_variables(**environment):
         papermill.execute_notebook(
             plan["notebook"],
             str(executed),
