@@ -275,6 +275,23 @@ def test_a_reference_has_every_parameter_with_its_meaning():
     )
 
 
+def test_lists_of_names_and_charts_are_marked_for_the_style_sheet():
+    "On a phone a list of names is stacked, in the dark a chart is inverted: see styles.css"
+    from execnb.nbio import mk_cell, new_nb
+
+    from masktune import cam
+    from masktune._docs import Pages, reference
+
+    assert ": {.reference tbl-colwidths=" in reference(cam)
+    cells = [mk_cell(c) for c in ("plot_bars(t, ['a'])", "plot_grid(x)", "1 + 1")]
+    page = Pages(new_nb(cells))
+    page.begin()
+    assert page.nb.cells[0].source.startswith("#| classes: chart\n")
+    assert [c.source for c in page.nb.cells[1:]] == ["plot_grid(x)", "1 + 1"]
+    style = (docs.ROOT / "nbs" / "styles.css").read_text()
+    assert "table.reference" in style and ".cell.chart" in style
+
+
 def mute(
     said,  # documented
     mum=1,

@@ -328,7 +328,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, small_disk):
     fat = notebook(tmp_path / "fat.ipynb", "print('x'*200_000)")
     with pytest.raises(
         OSError,
-        match=f"{small_disk}/second can't be written: No space left on device. Make room",
+        match=rf"{small_disk}/second\S* can't be written: No space left on device. Make room",
     ):
         run_experiment(fat, small_disk / "second")
     assert (
@@ -348,7 +348,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path, small_disk):
     before = contents(small_disk / "first")
     with pytest.raises(
         OSError,
-        match=f"{small_disk}/second can't be written: Read-only file system",
+        match=f"{small_disk}/second/run.json can't be written: Read-only file system",
     ):
         run_experiment(nb, small_disk / "second")
     assert contents(small_disk / "first") == before

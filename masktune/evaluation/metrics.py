@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from ..core.distributed import distributed_state, rank_and_world_size
+from ..core.validation import check_types
 from ..data.split import Split
 from ..models.network import check_outputs, eval_mode
 from ..models.wrap import as_network
@@ -183,6 +184,7 @@ def _finite(logits):
     return logits
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #48558d2c
+@check_types
 def predict(
     model,  # a network, or a fitted method
     images: Split | torch.Tensor,  # a tensor: N×C×H×W, uint8 or floats in [0, 1]
@@ -192,6 +194,8 @@ def predict(
     "The logits of `model` in evaluation mode, on its device. Raise a `ValueError` if they are not finite."
     net = as_network(model, size=_image_size(images))
     if isinstance(images, torch.Tensor):
+        if images.ndim not in (2, 4):
+            raise _layout_error(images)
         parts = (_network_input(x.to(net.device)) for x in images.split(batch_size))
         return Predictions(_finite(torch.cat(_logits(net, parts))))
     check_outputs(net.n_classes, images, extra=1)
@@ -311,6 +315,7 @@ def group_report(
     )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #695e8daf
+@check_types
 def evaluate(
     model,  # a network, or a fitted method
     split: Split,  # what to test it on

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .images import _font_size
+from ..core.validation import check_choice, check_types
+from .images import _font_size, _numbers
 
 # %% ../../nbs/plots/01_charts.ipynb #0475a72f
 COLORS = [
@@ -190,6 +191,13 @@ def _vertical_bars(
     return fig
 
 # %% ../../nbs/plots/01_charts.ipynb #01b17631
+def _check_length(name, values, n):
+    "Raise a `ValueError` if a list is given and has not `n` entries."
+    if values is not None and len(values) != n:
+        raise ValueError(f"{name} has {len(values)} entries, and there are {n}.")
+
+
+@check_types
 def plot_bars(
     table: pd.DataFrame,  # one row per measurement: a column `by`, a number in each of `columns`
     columns: Sequence[str],  # what was measured
@@ -199,12 +207,18 @@ def plot_bars(
     | None = None,  # names of the measures, where they differ from `columns`
 ) -> Figure:
     "Means as bars, single measurements as dots, standard deviations as whiskers where n > 1."
+    for column in (by, *columns):
+        check_choice("the column", column, table.columns)
+    if not len(table) or not len(columns):
+        raise ValueError("there is nothing to draw: no rows, or no columns.")
+    _check_length("titles", titles, len(columns))
     groups = table.groupby(by, sort=False)[list(columns)]
     measured = {name: groups.get_group(name) for name in table[by].unique()}
     draw = _horizontal_bars if len(measured) > 5 else _vertical_bars
     return draw(measured, columns, unit, titles or columns)
 
 # %% ../../nbs/plots/01_charts.ipynb #4db108f2
+@check_types
 def plot_curves(
     lines: Mapping[str, Sequence[float]],  # name -> numbers
     x: Sequence[float]
@@ -213,6 +227,10 @@ def plot_curves(
     ylabel: str = "accuracy, %",  # label of the vertical axis
 ) -> Figure:
     "Draw lines with a legend, in the order given."
+    for name, ys in [*lines.items(), *([] if x is None else [("x", x)])]:
+        if (numbers := _numbers(ys)) is None or numbers.ndim != 1:
+            raise ValueError(f"{name!r} must be a list of numbers, not {ys!r:.60}.")
+        _check_length("x", x, len(ys))
     fig, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
     colors, used = assign_colors(lines), set()
     for name, ys in lines.items():

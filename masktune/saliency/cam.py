@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..core.validation import check_choice
+from ..core.validation import check_choice, check_types
 from ..evaluation.metrics import unit_images
 from ..models.network import eval_mode
 from ..models.wrap import as_network
@@ -82,11 +82,22 @@ def _gives_the_mean(model, A):
     return same_shape and torch.allclose(pooled, noise.mean((2, 3)), atol=1e-5)
 
 
+def _target_error(target, logits):
+    return ValueError(
+        f"target={target!r:.60} must be None, a class number, or {len(logits)} class numbers."
+    )
+
+
 def _target_classes(logits, target):
     "N class numbers: the predicted ones, or those given"
     if target is None:
         return logits.argmax(1)
-    chosen = torch.as_tensor(target, device=logits.device).expand(len(logits))
+    try:
+        chosen = torch.as_tensor(target, device=logits.device).expand(len(logits))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise _target_error(target, logits) from None
+    if chosen.is_floating_point() or chosen.dtype == torch.bool:
+        raise _target_error(target, logits)
     if chosen.min() < 0 or chosen.max() >= logits.shape[1]:
         wrong = int(chosen.min() if chosen.min() < 0 else chosen.max())
         raise ValueError(
@@ -221,7 +232,7 @@ def _maps_and_logits(
     target=None,  # class whose logit is explained: None for the predicted one, a number, or N numbers
 ) -> tuple[torch.Tensor, torch.Tensor]:  # float N×h×w maps ≥ 0, N×K logits
     "Where `model` looks, and its logits; see `cam`"
-    if method not in _FORMULAS:
+    if str(method) not in _FORMULAS:
         check_choice("method", method, saliency_methods())
     model = as_network(model, size=tuple(x.shape[-2:]))
     make = _maps if method in _FORMULAS else _library_maps
@@ -230,6 +241,7 @@ def _maps_and_logits(
         return make(model, x, method, target)
 
 
+@check_types
 def cam(
     model,  # any classifier (torchvision's, timm's, transformers', your own), or a fitted method
     x: torch.Tensor,  # float N×C×H×W in [0, 1], or uint8

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from ..core.distributed import distributed_state, rank_and_world_size
-from ..core.files import atomic_write, fingerprint
+from ..core.files import fingerprint, read_tensors, write_tensors
 from ..core.progress import Throttle, progress
-from ..core.validation import check_choice
+from ..core.validation import check_choice, check_count, check_types
 from ..data.split import Split
 from ..evaluation.metrics import gather_across_ranks
 from ..models.network import check_outputs
@@ -48,8 +48,7 @@ class _Shown:
         path,  # one file
     ):
         "Write the maps to one file, whole or not at all."
-        with atomic_write(path) as temp:
-            torch.save(vars(self), temp)
+        write_tensors(vars(self), path)
 
     @property
     def n_blank(self) -> int:
@@ -103,7 +102,8 @@ class SaliencyMaps(_Shown):
     ) -> "SaliencyMaps":
         "Read maps from a file; a `ValueError` is raised if they were made from other things."
         try:
-            kept = torch.load(path, weights_only=True)
+            kept = cls(**read_tensors(path))
+            made = dict(kept.made_from)
         except FileNotFoundError:
             raise FileNotFoundError(f"there are no maps at {path}.") from None
         except Exception as e:
@@ -112,9 +112,9 @@ class SaliencyMaps(_Shown):
                 f"{path} is damaged or holds no maps ({reason})."
             ) from None
         for what, value in made_from.items():
-            if kept["made_from"][what] != value:
+            if made.get(what) != value:
                 raise _stale_error(path, what)
-        return cls(**kept)
+        return kept
 
 # %% ../../nbs/saliency/02_maps.ipynb #8b54a142
 def _thresholded(values, size, box, rule):
@@ -296,11 +296,13 @@ def _run_pass(look, batch_size, part):
                 keep(lambda: look.result().save(part))
 
 # %% ../../nbs/saliency/02_maps.ipynb #b8b1a0f6
+@check_types
 def compute_maps(
     model,  # any classifier, or a fitted method
     split: Split,  # the images
     method: str = "xgradcam",  # one of saliency_methods()
-    target="predicted",  # whose logit is explained: "predicted", "label", or a class number
+    target: str
+    | int = "predicted",  # whose logit is explained: "predicted", "label", or a class number
     masks: SaliencyMasks
     | None = None,  # hide these first (the masks of an earlier iteration)
     view: View
@@ -308,13 +310,14 @@ def compute_maps(
     batch_size: int = 256,  # images at a time
     bf16: bool
     | None = None,  # autocast to bfloat16; None: on a GPU, but not on a CPU
-    file=None,  # where to keep the result
+    file: str | Path | None = None,  # where to keep the result
 ) -> SaliencyMaps:
     """Make a heat map for every image of `split`, for about the price of a forward pass.
 
     With `file`, an interrupted pass is resumed and a finished one is read. A `ValueError` is raised for a
     network whose classes are not those of the split, whose logits are not finite, or whose map has one place.
     """
+    check_count("batch_size", batch_size)
     size = (view.crop, view.crop) if view else split.image_size
     model = as_network(model, size=size)
     check_outputs(model.n_classes, split)
