@@ -17,7 +17,7 @@ from ..core.files import atomic_write, fingerprint
 from ..core.progress import Throttle, progress
 from ..core.validation import check_choice
 from ..data.split import Split
-from ..evaluation.metrics import gather_across_ranks
+from ..evaluation.metrics import check_split, gather_across_ranks
 from ..models.network import check_outputs
 from ..models.wrap import as_network, inference_copy
 from .cam import _maps_and_logits
@@ -180,7 +180,9 @@ class SaliencyMasks(_HiddenByPosition):
         return int((self.hidden_pixels() == 0).sum())
 
     def __repr__(self) -> str:
-        return f"SaliencyMasks({len(self):,} masks, {self.rule}, fill={self.fill!r})"
+        return (
+            f"SaliencyMasks({len(self):,} masks, {self.rule}, fill={self.fill!r})"
+        )
 
 # %% ../../nbs/saliency/02_maps.ipynb #c7b7f030
 def _normalised_halves(maps):
@@ -328,6 +330,7 @@ def compute_maps(
     With `file`, an interrupted pass is resumed and a finished one is read. A `ValueError` is raised for a
     network whose classes are not those of the split, whose logits are not finite, or whose map has one place.
     """
+    check_split(split, "cam")
     size = (view.crop, view.crop) if view else split.image_size
     model = as_network(model, size=size)
     check_outputs(model.n_classes, split)
