@@ -293,6 +293,16 @@ def test_skip_covers_every_way_of_being_unreadable(tmp_path):
     assert "FileNotFoundError" in s.skipped[1]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    fill(tmp_path)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    with pytest.raises(ValueError, match="1 of 13 images can't be read: .*a pipe"):
+        Split.from_folder(tmp_path)
+    with pytest.warns(UserWarning, match="1 of 13"):
+        assert len(Split.from_folder(tmp_path, on_error="skip")) == 12
+
+
 def test_odd_names_can_be_written_to_any_table(tmp_path):
     names = [
         "a'b\".png",

@@ -9,6 +9,7 @@ __all__ = ['load_image', 'cache_root', 'Decoded', 'decode_images']
 import hashlib
 import io
 import os
+import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -69,9 +70,17 @@ class _Scan(NamedTuple):
         return shapes.pop() if len(shapes) == 1 else None
 
 
+def _refuse_special(path):
+    "Raise an `OSError` for pipes and devices, which could be waited for without end."
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("it is a pipe, a socket or a device")
+
+
 def _scan_one(path) -> tuple[str, int, int, bool]:
     "(hash, height, width, special); what can't be read has no size, and decoding will say why."
     try:
+        _refuse_special(path)
         content = Path(path).read_bytes()
     except OSError as e:
         return type(e).__name__, 0, 0, False
@@ -87,10 +96,10 @@ def _scan_one(path) -> tuple[str, int, int, bool]:
 # %% ../../nbs/data/01_image_cache.ipynb #f41162e0
 def _stat(path: Path) -> tuple:
     try:
-        stat = path.stat()
+        found = path.stat()
     except OSError:
         return str(path), None, None
-    return str(path), stat.st_size, stat.st_mtime_ns
+    return str(path), found.st_size, found.st_mtime_ns
 
 
 def _scan(paths, pool) -> _Scan:
@@ -116,6 +125,7 @@ def _decode_into(file, done, paths, resize, shape, pool) -> dict[int, str]:
 
     def decode(i):
         try:
+            _refuse_special(paths[i])
             im = _open_image(paths[i], resize)
             if im.size != (shape[1], shape[0]):
                 raise ValueError(
