@@ -8,7 +8,7 @@ SCRIPTS = $$($(PYTHON) -c "import sysconfig; print(sysconfig.get_path('scripts')
 
 PAGES = $(or $(NB),$(wildcard nbs/*/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb))
 
-.PHONY: help demo test test-all check check-docs lab notebooks readme docs bench clean
+.PHONY: help demo test test-all check check-docs lab notebooks readme docs bench gpu clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ notebooks: $(READY) ## export the library, run its pages in place (one: NB=nbs/t
 bench: $(READY) ## measure maps, masks, training and reading side by side (a quarter of an hour on two cores); results/bench_<device>.csv
 	MASKTUNE_LOG=/dev/null $(PYTHON) tests/docs.py run nbs/experiments/bench.ipynb
 	$(SCRIPTS)/nbdev_clean
+
+gpu: $(READY) ## tests, speed and the papers' experiments on this machine's GPU; ARGS="--minutes 8 --data FOLDER"; results/gpu
+	$(PYTHON) -c "from masktune.runs.cli import main; main()" selftest $(ARGS)
 
 docs: $(READY) ## render the site into _docs, where Quarto is installed
 	@command -v quarto >/dev/null || { echo "The site is rendered by Quarto, which is not installed: get it from https://quarto.org/docs/get-started. The notebooks themselves hold all text and pictures: make lab."; exit 1; }

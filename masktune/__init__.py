@@ -1,6 +1,7 @@
 """Find out what an image classifier is really looking at, and make it look further, without group labels.
 
-The public names are listed in `__init__.pyi`, for editors and type checkers; each is imported when it is first used.
+The public names are listed in `__init__.pyi`, for editors and type checkers; each is imported
+when it is first used.
 """
 import lazy_loader
 

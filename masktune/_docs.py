@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import textwrap
 import tokenize
 from io import StringIO
@@ -85,10 +86,12 @@ def escaped(cell):
 
 
 def markdown_table(columns, rows, widths) -> str:
-    "A Markdown table whose cells are escaped; `widths` of the columns in percent, such as '40,60'"
+    """A Markdown table whose cells are escaped; `widths` of the columns in percent, such as '40,60'.
+
+    On a phone, styles.css gives the first and the last cell of a row a line of their own."""
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(map(escaped, row))} |" for row in rows]
-    return "\n".join(lines) + f'\n\n: {{tbl-colwidths="[{widths}]"}}'
+    return "\n".join(lines) + f'\n\n: {{.reference tbl-colwidths="[{widths}]"}}'
 
 
 def table(rows) -> str:
@@ -220,6 +223,9 @@ def public_names(source) -> list:
     ]
 
 
+CHART = re.compile(r"\b(plot_bars|plot_curves|chart)\(")  # drawn with lines, no photographs
+
+
 def fold(cell, summary):
     "Show one line in the place of a cell, until it is clicked"
     options = f'#| code-fold: true\n#| code-summary: "{summary}"\n'
@@ -266,6 +272,8 @@ class Pages:
             fold(cell, "Show the code")
         elif what != "code":
             fold(cell, "Imports" if what == "imports" else "Checked")
+        elif CHART.search(cell.source) and "#| classes" not in cell.source:
+            cell.source = f"#| classes: chart\n{cell.source}"  # see styles.css
         yield cell
 
     def __call__(self, cell):

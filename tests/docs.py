@@ -71,6 +71,7 @@ def run(page):
     NotebookClient(
         nb,
         timeout=7200,
+        coalesce_streams=True,
         kernel_name="python3",
         resources={"metadata": {"path": str(page.parent)}},
         extra_arguments=[f"--IPKernelApp.exec_files={tables}", "--log-level=ERROR"],
@@ -502,7 +503,7 @@ def page_complaints(page, known=None) -> list:
         *([] if template else [*outputs(nb), *stale(nb)]),
         *links(page),
         *doc_links(nb, known),
-        *([] if page.parent.name == "experiments" else imports_apart(nb)),
+        *imports_apart(nb),
         *shown_by_scripts(nb),
         *rendered(page),
         *weight(page),

@@ -91,7 +91,7 @@ def api() -> list:
         lines = ["| name | what it is | page |", "|---|---|---|"]
         for name, module, said, _ in rows:
             lines.append(f"| `{name}` | {escaped(said)} | [{module}]({pages[module]}) |")
-        return "\n".join(lines)
+        return "\n".join(lines) + "\n\n: {.reference}"
 
     head = "# All names\n\n> What `import masktune` offers, and what its modules hold besides."
     text = (

@@ -41,7 +41,8 @@ class Interrupted:
             self.left -= 1
         if self.left == 0:
             raise Stop
-        return x + 0.01 * torch.randn(x.shape, generator=generator)
+        noise = torch.randn(x.shape, generator=generator)
+        return x + 0.01 * noise.to(x.device)
 
 
 def start(module, data, checkpoint, out):

@@ -1,5 +1,6 @@
 "The audit: each measurement finds what was planted, its control does not, and the page is whole."
 
+import copy
 import re
 
 import numpy as np
@@ -11,15 +12,18 @@ from torch import nn
 from masktune.auditing.audit import _draw_places, audit
 from masktune.auditing.evidence import Evidence, paired_interval, wilson_interval
 from masktune.auditing.folder import audit_folder, read_masks
-from masktune.auditing.hiding import faithfulness_curves, measure_hiding
+from masktune.auditing.hiding import faithfulness_curves, measure_faithfulness
+from masktune.auditing.hiding import mean_color, measure_hiding
 from masktune.auditing.places import heat_concentration, heat_constancy
 from masktune.auditing.places import measure_objects, name_place
 from masktune.auditing.reasons import cluster_maps
 from masktune.auditing.report import AuditComparison, AuditReport
+from masktune.auditing.slices import _assign_slices, measure_features
 from masktune.auditing.slices import measure_slices, worst_slice
 from masktune.auditing.surface import describe_files, describe_images
 from masktune.auditing.surface import measure_surface, near_duplicates
 from masktune.auditing.transplant import PARTS, draw_pairs, measure_transplants
+from masktune.auditing.transplant import turned_answers
 from masktune.auditing.verdict import (
     LEAST_EXCESS,
     PREDICTIVE,
@@ -27,6 +31,7 @@ from masktune.auditing.verdict import (
     reach_verdict,
 )
 from masktune.data.split import Split
+from masktune.evaluation.features import extract_features
 from masktune.evaluation.metrics import predict
 from masktune.models.network import Network
 from masktune.models.zoo import create_model, save_model
@@ -366,3 +371,63 @@ def create_saved(net):
 def test_every_part_is_transplanted(report):
     names = [e.name for e in report.evidence if e.name.startswith("transplant")]
     assert names == [f"transplant, {part}" for part in PARTS]
+
+
+def test_intervals_where_hiding_helps(corner):
+    split, net = corner
+    turned = Split.from_tensors(split.images, 1 - split.labels)  # the cue misleads
+    found = measure_faithfulness(net, turned, compute_maps(net, turned))
+    assert found.value < 0 and found.low <= found.excess <= found.high
+
+
+def test_classes_of_one_image():
+    x = corner_images(9).images
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2])
+    single, split = Split.from_tensors(x, torch.arange(9)), Split.from_tensors(x, y)
+    families = describe_images(single)
+    assert measure_surface(families, single.labels.numpy()) == []
+    net = create_model("small_cnn", 3).eval()
+    pooled, answers = extract_features(net, split), predict(net, split)
+    found = measure_features(net, split, answers, pooled)
+    assert found.details["class"].tolist() == ["0", "1"]
+
+
+def test_a_class_that_was_not_divided_has_a_slice_of_its_own():
+    values = np.random.default_rng(0).normal(size=(8, 2))
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    first = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
+    slices = _assign_slices(values, labels, first, 4, 0)
+    assert set(slices[:6]).isdisjoint(slices[6:])
+
+
+def test_images_without_an_object_do_not_count(corner):
+    split, net = corner
+    maps = compute_maps(net, split)
+    region = torch.zeros(len(split), 16, 16, dtype=torch.bool)
+    assert measure_objects(maps, region) == []
+    region[split.labels == 1, :4, :4] = True
+    pointing, energy = measure_objects(maps, region)
+    assert pointing.n == energy.n == 60 and pointing.control == 1 / 16
+
+
+def test_the_mean_colour_is_that_of_all_classes():
+    x = torch.zeros(1200, 3, 2, 2, dtype=torch.uint8)
+    x[600:] = 255  # class by class, as folders are read
+    split = Split.from_tensors(x, torch.arange(1200) // 600)
+    assert mean_color(split).tolist() == pytest.approx([0.5] * 3, abs=0.01)
+    assert mean_color(split.subset(range(599, 601))).tolist() == [0.5] * 3
+
+
+def test_answers_are_those_of_the_logits_where_probabilities_are_rounded(corner):
+    split, net = corner
+    sure = copy.deepcopy(net)
+    with torch.no_grad():
+        sure.head.bias += 200  # both probabilities are 1
+    ended = Network(sure.backbone, sure.pool, sure.head, end=nn.Sigmoid())
+    predicted = predict(ended, split).predicted
+    assert predicted.equal(split.labels)
+    pairs = draw_pairs(predicted)
+    turned = turned_answers(
+        ended, split, pairs, predicted, lambda x, donor, at: donor
+    )
+    assert turned.all(), "whole donors carry their answers"

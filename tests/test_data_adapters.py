@@ -474,3 +474,70 @@ def test_webdataset_shards(shard):
         .to_tuple("png", "cls")
     )
     assert as_read(Split.from_dataset(pairs, size=8)) == WANT
+
+
+def test_parts_in_a_dict_and_beside_it_are_all_used():
+    a, b, c = ([(picture(i), i % 2) for i in range(n)] for n in (8, 4, 2))
+    bench = Benchmark.from_datasets({"train": a, "val": b}, test=c)
+    assert [len(s) for s in (bench.train, bench.val, bench.tests["test"])] == [
+        8,
+        4,
+        2,
+    ]
+    bench = Benchmark.from_datasets({"train": a, "test": c}, val=b)
+    assert [len(s) for s in (bench.train, bench.val, bench.tests["test"])] == [
+        8,
+        4,
+        2,
+    ]
+    with pytest.raises(ValueError, match="val is given twice"):
+        Benchmark.from_datasets({"train": a, "val": b}, val=b)
+    with pytest.raises(ValueError, match="test is given twice"):
+        Benchmark.from_datasets({"train": a, "test": c}, test=c)
+    with pytest.raises(
+        ValueError, match="val is there twice among train, val, valid"
+    ):
+        Benchmark.from_datasets({"train": a, "val": b, "valid": b})
+
+
+def test_groups_of_a_split_that_is_given_stay_as_they_are():
+    def split(names):
+        x = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
+        y = torch.tensor([0, 1, 0, 1])
+        return Split.from_tensors(x, y, y, group_names=names)
+
+    train, val = split(["land", "water"]), split(["water", "land"])
+    next(val.batches(4))  # its groups are on the device now
+    bench = Benchmark.from_datasets(train, val, val)
+    assert val.groups.tolist() == [0, 1, 0, 1] and val.group_names == [
+        "water",
+        "land",
+    ]
+    assert bench.val.groups.tolist() == [1, 0, 1, 0]
+    assert next(bench.val.batches(4)).group.tolist() == [1, 0, 1, 0]
+
+
+def test_tests_of_a_dict_and_tests_beside_it_keep_their_names():
+    a, b, c = ([(picture(i), i % 2) for i in range(n)] for n in (8, 4, 2))
+    bench = Benchmark.from_datasets({"ood": b, "train": a}, val=b, test={"iid": c})
+    assert {name: len(s) for name, s in bench.tests.items()} == {"ood": 4, "iid": 2}
+    with pytest.raises(ValueError, match="val is given twice"):
+        Benchmark.from_datasets(a, val=b, test={"val": c})
+
+
+class WithAHole(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        if i == 2:
+            raise OSError("a hole")
+        return picture(i), i % 2
+
+
+def test_what_is_read_before_an_error_is_not_said_to_be_kept():
+    with pytest.raises(ValueError, match="1 of 4 images can't be read") as refused:
+        Split.from_dataset(WithAHole())
+    assert "cache" not in str(refused.value) and str(refused.value).endswith(
+        '"skip".'
+    )

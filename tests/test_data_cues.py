@@ -250,6 +250,14 @@ def test_svhn_is_fetched_too(tmp_path, web):
     for f in make_miniature("svhn", tmp_path / "source").iterdir():
         shutil.copy(f, web[0])
     assert load_benchmark("svhn", tmp_path / "data", download=True).n_classes == 10
+    asked = len(web[1])
+    make_miniature(
+        "svhn", tmp_path / "own" / "svhn", n=3
+    )  # not the published files
+    own = load_benchmark("svhn", tmp_path / "own", download=True)
+    assert len(own.tests["test"]) == 30 and len(web[1]) == asked, (
+        "it is there already"
+    )
 
 
 def test_a_cue_leaves_the_rest_alone():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from masktune.data.hub import HUB_COPIES
+from masktune.data.hub import HUB_COPIES, _ids_of
 from masktune.data.labels import CELEBA_ATTRIBUTES, PUBLISHED_SIZES
 from masktune.data.miniatures import make_miniature
 from masktune.data.registry import load_benchmark
@@ -189,3 +189,21 @@ def test_the_hub_is_asked_for_the_right_copy(monkeypatch):
         ("flwrlabs/celeba", "img_align+identity+attr"),
     ]
     assert torch.tensor([len(a) for a in asked]).eq(2).all()
+
+
+def test_names_are_read_without_the_bytes_of_the_images(tmp_path, monkeypatch):
+    _, copy = birds_copy(tmp_path)
+    rows = hf.load_dataset(str(copy), split="train")
+    read = []
+    image = hf.Image(decode=False)
+    for method in ("__iter__", "__getitem__"):
+        whole = getattr(hf.Dataset, method)
+
+        def watched(self, *key, whole=whole):
+            read.extend(self.column_names)
+            return whole(self, *key)
+
+        monkeypatch.setattr(hf.Dataset, method, watched)
+    ids = _ids_of(rows, "train")
+    assert read and set(read) == {"image.path"}
+    assert ids == [row["path"] for row in rows.cast_column("image", image)["image"]]

@@ -161,3 +161,11 @@ def test_real_photographs(data):
     assert (
         pets.bench.class_names == ["cat", "dog"] and pets.bench.train.groups is None
     )
+
+
+def test_two_of_many_classes_get_a_cue():
+    x = torch.zeros(24, 3, 16, 16, dtype=torch.uint8)
+    split = Split.from_tensors(x, torch.arange(24) % 12)
+    bench = Benchmark("twelve", split, split, {"test": split})
+    planted = plant_cue_in_benchmark(bench, "sticker", classes=[0, 1])
+    assert planted.truth["train"].cue.unique().tolist() == [-1, 0, 1]

@@ -640,3 +640,20 @@ def test_labels_ids_and_names_are_checked(given, says):
         Split.from_tensors(x, **(dict(labels=[0, 1]) | given))
     for labels in ([0.0, 1.0], [False, True], np.array([0, 1], np.uint8)):
         assert Split.from_tensors(x, labels).labels.tolist() == [0, 1]
+
+
+def test_a_transform_is_tried_on_a_file_that_can_be_read_to_its_end(tmp_path):
+    root = fill(tmp_path / "photos", classes=["cat", "dog"])
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    torn = root / "cat" / "0.jpg"  # the first: its header is whole
+    (root / "cat" / "0.png").unlink()
+    Image.fromarray(noise).save(torn)
+    torn.write_bytes(torn.read_bytes()[:900])
+    shrink = transforms.Resize((6, 10))
+    with pytest.warns(UserWarning, match="1 of 8 images can't be read"):
+        split = Split.from_folder(root, resize=shrink, on_error="skip")
+    assert len(split) == 7 and split.image_size == (6, 10)
+    with pytest.raises(ValueError, match="the others are kept in the cache"):
+        Split.from_folder(root, resize=shrink)
+    with pytest.raises(ValueError, match="is random"):
+        Split.from_folder(root, resize=transforms.RandomCrop(4), on_error="skip")

@@ -18,22 +18,13 @@ KNOWN = docs.known_names()
 
 # Their code was edited after they last ran, so the outputs that they show are older than it.
 TO_RUN_AGAIN = {
-    "nbs/auditing/06_slices.ipynb",
-    "nbs/auditing/08_report.ipynb",
-    "nbs/auditing/09_audit.ipynb",
-    "nbs/data/09_vision_sets.ipynb",
-    "nbs/data/17_folders.ipynb",
-    "nbs/data/18_image_miniatures.ipynb",
-    "nbs/data/30_photo_cues.ipynb",
-    "nbs/data/33_face_sets.ipynb",
-    "nbs/evaluation/04_features.ipynb",
     "nbs/experiments/bench.ipynb",
-    "nbs/methods/01_masktune.ipynb",
-    "nbs/methods/02_ule.ipynb",
-    "nbs/methods/04_last_layer.ipynb",
-    "nbs/methods/05_neurontune.ipynb",
-    "nbs/methods/07_spuriosity.ipynb",
+    "nbs/runs/02_record.ipynb",
+    "nbs/runs/07_compare.ipynb",
+    "nbs/runs/23_cli.ipynb",
     "nbs/saliency/02_maps.ipynb",
+    "nbs/saliency/03_given_masks.ipynb",
+    "nbs/training/01_loop.ipynb",
 }
 
 
@@ -282,6 +273,23 @@ def test_a_reference_has_every_parameter_with_its_meaning():
     assert "#### Split.batches" in reference(Split), (
         "methods of mixins belong to the class"
     )
+
+
+def test_lists_of_names_and_charts_are_marked_for_the_style_sheet():
+    "On a phone a list of names is stacked, in the dark a chart is inverted: see styles.css"
+    from execnb.nbio import mk_cell, new_nb
+
+    from masktune import cam
+    from masktune._docs import Pages, reference
+
+    assert ": {.reference tbl-colwidths=" in reference(cam)
+    cells = [mk_cell(c) for c in ("plot_bars(t, ['a'])", "plot_grid(x)", "1 + 1")]
+    page = Pages(new_nb(cells))
+    page.begin()
+    assert page.nb.cells[0].source.startswith("#| classes: chart\n")
+    assert [c.source for c in page.nb.cells[1:]] == ["plot_grid(x)", "1 + 1"]
+    style = (docs.ROOT / "nbs" / "styles.css").read_text()
+    assert "table.reference" in style and ".cell.chart" in style
 
 
 def mute(

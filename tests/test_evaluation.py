@@ -180,3 +180,8 @@ def test_what_a_report_needs():
         group_report(predictions(labels=None))
     with pytest.raises(ValueError, match="needs the groups of `train`"):
         group_report(predictions(), split())
+
+
+def test_groups_without_names_are_numbered():
+    table = predictions(group_names=None).table()
+    assert table.group.tolist() == [str(g) for g in GROUPS]

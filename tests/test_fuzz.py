@@ -12,12 +12,19 @@ import signal
 import traceback
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import masktune
+from masktune import ERM, JTT, ULE, Augment, GroupDRO, MaskTune, SaliencyMaps
+from masktune import SelectiveNet, Split, cam, compute_maps, create_model, evaluate
+from masktune import load_model, overlay_heatmap, plot_bars, plot_curves, plot_grid
+from masktune import plot_rows, pointing_game, predict, risk_coverage, save_model
+from masktune import selective_scores
 from masktune.runs import execute, sweep as sweep_module
 from masktune.runs.cli import main
 from masktune.runs.record import _write_json, run_hash
@@ -56,6 +63,8 @@ def check_sentence(error):
     kinds = (ValueError, TypeError, OSError, RuntimeError, ImportError)
     assert isinstance(error, kinds), repr(error)
     assert frames[-1].is_relative_to(PACKAGE), traceback.format_exception(error)
+    last = traceback.extract_tb(error.__traceback__)[-1].line
+    assert last.startswith("raise"), f"not raised by us: {last}: {error!r}"
     assert len(str(error)) > 10 and "Traceback" not in str(error)
 
 
@@ -335,3 +344,109 @@ def test_sweeps(place, on, workers, gpus, values):
         threads=1,
     )
     assert set(os.listdir(place.parent)) == {"here"}
+
+
+# --- public functions of the library: one argument of a good call is another thing -----
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    "name -> (function, arguments of a call that works and takes no time)"
+    folder = tmp_path_factory.mktemp("calls")
+    images = (torch.arange(12 * 3 * 28 * 28).view(12, 3, 28, 28) * 37 % 251).byte()
+    split = Split.from_tensors(images, [0, 1] * 6, [0, 0, 1, 1] * 3)
+    net = create_model("small_cnn", 2)
+    predictions, maps = predict(net, split), compute_maps(net, split)
+    heat, region = maps.values.float(), torch.ones(12, 28, 28, dtype=torch.bool)
+    save_model(net, folder / "net.pt")
+    maps.save(folder / "maps.pt")
+    bars = pd.DataFrame(dict(method=["ERM"], a=[50.0]))
+    few = dict(batch_size=8, seed=0)
+    scores = dict(scoring=None, second=None)
+    curve = dict(val=None, coverages=(1, 0.9), n_boot=10, seed=0)
+    look = dict(method="xgradcam", target=None)
+    maps_of = dict(masks=None, view=None, bf16=None, batch_size=4, method="gradcam")
+    built = dict(pretrained=False, seed=0)
+    training = dict(lr=0.01, momentum=0.9, weight_decay=0.0, label_smoothing=0.0)
+    training |= dict(
+        optimizer="sgd", schedule="constant", patience=None, device="cpu"
+    )
+    training |= few | dict(bf16=False, grad_accum_steps=1, class_weight=None)
+    hiding = dict(n_std=2.0, top_fraction=None, fill="black", iterations=1)
+    return {
+        "cam": (cam, dict(model=net, x=images[:2]) | look),
+        "compute_maps": (compute_maps, dict(model=net, split=split) | maps_of),
+        "create_model": (create_model, dict(name="small_cnn", n_classes=2) | built),
+        "evaluate": (
+            evaluate,
+            dict(model=net, split=split, train=None, batch_size=4),
+        ),
+        "load_model": (load_model, dict(path=folder / "net.pt", network=None)),
+        "maps": (SaliencyMaps.load, dict(path=folder / "maps.pt")),
+        "overlay": (
+            overlay_heatmap,
+            dict(image=images[0], heat=heat[0], strength=0.5),
+        ),
+        "plot_bars": (plot_bars, dict(table=bars, columns=["a"], by="method")),
+        "plot_curves": (plot_curves, dict(lines=dict(a=[1, 2]), x=None)),
+        "plot_grid": (plot_grid, dict(images=images[:2], columns=2, scale=1.0)),
+        "plot_rows": (plot_rows, dict(columns=dict(a=images[:2]), scale=1.0)),
+        "pointing_game": (pointing_game, dict(maps=heat, region=region)),
+        "predict": (predict, dict(model=net, images=split, batch_size=4)),
+        "risk_coverage": (risk_coverage, dict(test=predictions) | curve),
+        "run_status": (run_status, dict(runs=folder)),
+        "selective_scores": (selective_scores, dict(first=predictions) | scores),
+        "Augment": (Augment, dict(scale=(1.0, 1.0), flip=0.5, degrees=0.0, pad=0)),
+        "ERM": (ERM, dict(epochs=1) | training),
+        "MaskTune": (MaskTune, dict(epochs=1) | training | hiding),
+        "GroupDRO": (GroupDRO, dict(step_size=0.1, adjustment=0.0) | training),
+        "JTT": (JTT, dict(upweight=2, first_epochs=1) | training),
+        "ULE": (ULE, dict(weight=1.0, saliency_fraction=0.3) | training),
+        "SelectiveNet": (SelectiveNet, dict(coverage=0.8, penalty=32.0) | training),
+    }
+
+
+# what a network may be is wide, and is not asked for here
+TRIED = [
+    *["cam", "compute_maps", "create_model", "evaluate", "load_model", "maps"],
+    *["overlay", "plot_bars", "plot_curves", "plot_grid", "plot_rows"],
+    *[
+        "pointing_game",
+        "predict",
+        "risk_coverage",
+        "run_status",
+        "selective_scores",
+    ],
+    *["Augment", "ERM", "MaskTune", "GroupDRO", "JTT", "ULE", "SelectiveNet"],
+]
+LEFT_OUT = {"model", "mean", "std", "transform", "network"}
+arrays = st.sampled_from([np.zeros(3), np.array("x"), torch.zeros(2, 3, 1, 1, 1)])
+others = st.one_of(anything, arrays, st.sampled_from([Path("p"), int, ODD]))
+
+
+def call_with_another(calls, name, place, value):
+    "The call with one argument replaced; the random state stays as it was"
+    function, arguments = calls[name]
+    names = sorted(arguments.keys() - LEFT_OUT)
+    try_call(function, **arguments | {names[place % len(names)]: value})
+
+
+@settings(FEW, max_examples=300)
+@given(name=st.sampled_from(TRIED), place=st.integers(0, 99), value=others)
+def test_public_functions(calls, name, place, value):
+    call_with_another(calls, name, place, value)
+
+
+@pytest.mark.slow
+@MANY
+@given(name=st.sampled_from(TRIED), place=st.integers(0, 99), value=others)
+def test_public_functions_many(calls, name, place, value):
+    call_with_another(calls, name, place, value)
+
+
+def test_the_calls_work_as_they_are(calls):
+    assert sorted(calls) == sorted(TRIED)
+    for name, (function, arguments) in calls.items():
+        if name == "run_status":
+            continue  # there are no runs
+        assert function(**arguments) is not None, name

@@ -14,6 +14,7 @@ from torch import nn
 from masktune.auditing.audit import audit
 from masktune.auditing.folder import load_network
 from masktune.core.files import fingerprint
+from masktune.core.random import make_generator
 from masktune.data.benchmark import Benchmark
 from masktune.data.resize import resize_like
 from masktune.data.split import Split
@@ -193,15 +194,15 @@ def test_every_entry_takes_the_same_values():
         "not torch.int64": x.long(),
         "channels come last": x.permute(0, 2, 3, 1),
         "a dimension is missing": x[0],
-        "not a list": [Image.new("RGB", (24, 24))],
+        "the list": [Image.new("RGB", (24, 24))],
         "not finite": not_finite,
     }
     for says, values in wrong.items():
         for ask in (predict, cam):
-            with pytest.raises(ValueError, match=says):
+            with pytest.raises((ValueError, TypeError), match=says):
                 ask(net, values)
-    for ask, instead in ((evaluate, "predict"), (compute_maps, "cam")):
-        with pytest.raises(ValueError, match=f"needs a Split.*{instead} takes bare"):
+    for ask in (evaluate, compute_maps):
+        with pytest.raises(TypeError, match="split must be Split, not the Tensor"):
             ask(net, x)
 
 
@@ -623,6 +624,48 @@ def test_preprocessing_is_read():
         wrap(small(), size=24, processor="own")
 
 
+def test_our_own_networks_go_into_each_other():
+    one, other = (create_model("small_cnn", 3, seed=s) for s in (0, 1))
+    x = torch.rand(2, 3, 28, 28, generator=make_generator(0))
+    assert one.into(other) is other and torch.equal(one.eval()(x), other.eval()(x))
+
+
+def test_weights_that_are_filled_in_are_trained(tmp_path):
+    net = create_model("small_cnn", 3)
+    torch.save(net.state_dict(), tmp_path / "a.pt")
+    assert not load_model(
+        tmp_path / "a.pt", network=create_model("small_cnn", 3)
+    ).untrained
+
+
+def test_safetensors_of_our_own_network_are_read_by_its_name(tmp_path):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    net = create_model("small_cnn", 3)
+    save_file(net.state_dict(), tmp_path / "a.safetensors")
+    assert (
+        load_model(tmp_path / "a.safetensors", network="small_cnn").n_classes == 3
+    )
+
+
+class OneSize(torch.nn.Module):
+    "A network that takes 16×24 pixels and nothing else"
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+            self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        if tuple(x.shape[-2:]) != (16, 24):
+            raise RuntimeError("16×24 pixels, please")
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+def test_features_of_images_that_are_not_square():
+    x = torch.zeros(4, 3, 16, 24, dtype=torch.uint8)
+    split = Split.from_tensors(x, torch.tensor([0, 1, 0, 1]))
+    assert extract_features(OneSize().eval(), split).values.shape == (4, 4)
 PROCESSORS = """ViT DeiT Beit Bit CLIP Siglip ConvNext EfficientNet MobileNetV1 MobileNetV2 PoolFormer
 Segformer Pvt Levit DINOv3ViT""".split()
 

@@ -158,3 +158,13 @@ def test_mistakes_are_red():
     )
     right, wrong = (ax.xaxis.label.get_color() for ax in figure.axes)
     assert right != wrong == "#B03000"
+
+
+def test_nothing_is_drawn_for_a_mean_of_0():
+    "Its number stands above the axis, in no box that would look like a column"
+    table = pd.DataFrame(dict(method=["a", "b"], low=[0.0, 90.0]))
+    ax = plot_bars(table, ["low"]).axes[0]
+    none, high = ax.texts
+    assert none.get_text() == "0" and none.get_bbox_patch() is None
+    assert high.get_text() == "90" and high.xy[1] == 0
+    assert [p.get_height() for p in ax.patches] == [0, 90]

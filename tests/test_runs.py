@@ -8,7 +8,8 @@ import pytest
 
 from masktune.runs import locks, parameters
 from masktune.runs.cli import main
-from masktune.runs.execute import _claim, _plan, resume_run, run_experiment
+from masktune.runs.execute import _claim, _difference, _plan, resume_run
+from masktune.runs.execute import run_experiment
 from masktune.runs.locks import RunLocked, _RunLock, lock_owner
 from masktune.runs.parameters import _checked_parameters, _parameters
 from masktune.runs.parameters import experiment_parameters, list_experiments
@@ -327,7 +328,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, small_disk):
     fat = notebook(tmp_path / "fat.ipynb", "print('x'*200_000)")
     with pytest.raises(
         OSError,
-        match=f"{small_disk}/second can't be written: No space left on device. Make room",
+        match=rf"{small_disk}/second\S* can't be written: No space left on device. Make room",
     ):
         run_experiment(fat, small_disk / "second")
     assert (
@@ -347,7 +348,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path, small_disk):
     before = contents(small_disk / "first")
     with pytest.raises(
         OSError,
-        match=f"{small_disk}/second can't be written: Read-only file system",
+        match=f"{small_disk}/second/run.json can't be written: Read-only file system",
     ):
         run_experiment(nb, small_disk / "second")
     assert contents(small_disk / "first") == before
@@ -776,3 +777,18 @@ def test_a_damaged_run_is_named_with_what_to_do(tmp_path, capsys):
         with pytest.raises(ValueError, match=re.escape(says)):
             resume_run(hurt)
         (hurt / "finished.json").write_text(whole)
+
+
+def test_a_parameter_that_a_run_did_not_have_is_a_difference_where_it_is_given():
+    before = dict(experiment="tiny", parameters=dict(seed=5))
+    now = dict(
+        experiment="tiny", parameters=dict(seed=5, share=0.5), given=dict(seed=5)
+    )
+    assert _difference(before, now) == "", (
+        "the code has a new one: only the code differs"
+    )
+    given = now | dict(given=dict(seed=5, share=0.5))
+    assert _difference(before, given) == "no share (now 0.5)"
+    assert _difference(
+        before, given | dict(parameters=dict(seed=6, share=0.5))
+    ) == ("seed=5 (now 6), no share (now 0.5)")

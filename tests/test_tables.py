@@ -512,6 +512,23 @@ def test_a_shared_number_is_taken_from_the_same_settings_for_every_seed(tmp_path
     )
 
 
+def test_people_read_words_where_columns_and_notes_have_names(tmp_path):
+    name = "balanced worst_group_accuracy"
+    rows = [
+        row(0.5, data=name),
+        row(0.6, data=name, seed=1),
+        row(0.7, method="JTT"),
+    ]
+    rows.append(row(0.7, method="JTT", data=name))
+    write(tmp_path / "a", rows, parameters={})
+    table = results_table(tmp_path)
+    for format in ("markdown", "html", "latex"):
+        said = table.render(format)
+        assert "balanced worst group" in said and "_accuracy" not in said
+    assert "JTT on balanced worst group: no seed 1." in table.notes
+    assert name in table.render("csv"), "numbers for programs keep their names"
+
+
 def test_missing_cells_and_orders(tmp_path):
     write(
         tmp_path / "a",

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from masktune.core.distributed import rank_and_world_size
 from masktune.data.benchmark import Benchmark
+from masktune.data.miniatures import make_miniature
 from masktune.data.split import Split
 from masktune.evaluation.metrics import predict
 from masktune.methods.abstaining import SelfAdaptiveTraining
@@ -19,6 +21,7 @@ from masktune.methods.group_dro_jtt import GroupDRO
 from masktune.methods.ule import ULE
 from masktune.models.wrap import wrap
 from masktune.models.zoo import create_model
+from masktune.runs.record import is_finished
 from masktune.saliency.maps import compute_maps
 from test_training import bench
 
@@ -214,3 +217,71 @@ def test_ule_can_be_differentiated_twice_through_synchronised_batch_norm(
 
 def test_what_processes_do_not_share_is_refused(alone_and_shared):
     assert "SelfAdaptiveTraining keeps a target" in alone_and_shared[1]["refused"]
+
+
+# --- `masktune fit` ----------------------------------------------------------------
+
+
+def team_of_two(*words, **options):
+    "A command that two processes share"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", "2", "--no-python", sys.executable, "-c"]
+    command = "import sys; from masktune.runs.cli import main; main(sys.argv[1:])"
+    alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [*launch, command, *map(str, words)],
+        env=os.environ | alone | {"MASKTUNE_LOG": os.devnull},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_fit_in_two_processes_has_one_lock_and_one_set_of_files(tmp_path):
+    photos = make_miniature("folder", tmp_path / "data", n=8) / "photos"
+    words = ["fit", photos, "--network", "small_cnn", "--size", 32, "--epochs", 1]
+    words += ["--batch-size", 8, "--threads", 1, "--device", "cpu"]
+    words += ["--out", tmp_path / "run"]
+    process, most = team_of_two(*words), 0
+    while process.poll() is None:
+        most = max(most, len(list((tmp_path / "run").glob("lock.*"))))
+        time.sleep(0.05)
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
+    assert most == 1 and is_finished(tmp_path / "run")
+    assert said.count("| MaskTune |") == said.count("results: ") == 1
+    files = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
+    assert not [f for f in files if f.startswith((".", "lock", "failed"))]
+    table = pd.read_csv(tmp_path / "run" / "table.csv")
+    assert table.method.tolist() == ["ERM", "MaskTune"]
+    metrics = pd.read_parquet(tmp_path / "run" / "metrics.parquet")
+    keys = ["method", "seed", "weights", "epoch", "split", "metric"]
+    assert not metrics.duplicated(keys).any(), "no number is there twice"
+    process = team_of_two(*words)  # it is done, and nothing is written again
+    again, _ = process.communicate()
+    assert process.returncode == 0 and again == said
+    now = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
+    assert now == files
+
+
+@pytest.mark.slow
+def test_what_two_processes_cannot_do_is_said_without_a_traceback(tmp_path):
+    photos = make_miniature("folder", tmp_path / "data", n=8) / "photos"
+    for file in photos.rglob("*.*"):
+        file.write_text("no picture")
+    words = [
+        "fit",
+        photos,
+        "--threads",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    ]
+    _, errors = team_of_two(*words).communicate()
+    ours = [line for line in errors.splitlines() if line.startswith("masktune: ")]
+    assert ours and all("images can't be read" in line for line in ours), errors
+    assert "not foreseen" not in errors
+    assert not list((tmp_path / "run").glob("lock.*"))

@@ -15,6 +15,7 @@ from masktune.data.split import Split
 from masktune.methods.erm import ERM
 from masktune.models.zoo import create_model, load_model
 from masktune.training.augment import apply_augment
+from masktune.training.batch_norm import frozen_bn_loss
 from masktune.training.loop import train
 from masktune.training.losses import class_weights
 from masktune.training.settings import NetworkMethod, lr_multiplier
@@ -414,3 +415,16 @@ def test_damaged_and_foreign_checkpoints(tmp_path):
         run(seed=1)
     with pytest.raises(ValueError, match="belongs to another run"):
         run(lr=0.02)
+
+
+def test_norms_that_are_replaced_later_are_frozen_too():
+    net = create_model("small_cnn", 2).train()
+    frozen = frozen_bn_loss(net, lambda model, batch: None)
+    norm = next(m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    name = next(k for k, m in net.named_modules() if m is norm)
+    parent, _, last = name.rpartition(".")
+    setattr(
+        net.get_submodule(parent), last, torch.nn.BatchNorm2d(norm.num_features)
+    )
+    frozen(net, None)
+    assert not net.get_submodule(name).training

@@ -105,7 +105,8 @@ def _of_network(net: Network, split: Split, region, n_std, seed) -> list[Evidenc
     found.append(measure_reasons(maps, split, seed))
     pooled = extract_features(net, split)
     found.append(measure_slices(split, answers, pooled.values, seed))
-    found.append(measure_features(net, split, answers, pooled))
+    if split.labels.bincount().max() > 1:
+        found.append(measure_features(net, split, answers, pooled))
     return found + ([] if region is None else measure_objects(maps, region))
 
 # %% ../../nbs/auditing/09_audit.ipynb #07e6633e

@@ -9,7 +9,7 @@ __all__ = ['mean_color', 'predict_edited', 'hot_masks', 'measure_hiding', 'faith
 import pandas as pd
 import torch
 
-from .evidence import Evidence, paired_interval
+from .evidence import Evidence, paired_interval, unpaired_interval
 from ..core.random import make_generator
 from ..data.split import Split
 from ..evaluation.metrics import predict
@@ -20,8 +20,9 @@ from ..saliency.masking import apply_mask, relocate_masks, threshold_maps
 
 # %% ../../nbs/auditing/03_hiding.ipynb #f354e203
 def mean_color(split: Split, n: int = 500) -> torch.Tensor:  # of each channel
-    "The mean colour of the first images of a split, in [0, 1]."
-    x = next(split.subset(torch.arange(min(n, len(split)))).batches(n)).x
+    "The mean colour of `n` images, spread evenly over the split, in [0, 1]."
+    at = torch.linspace(0, len(split) - 1, min(n, len(split))).round().long()
+    x = next(split.subset(at).batches(n)).x
     return x.mean((0, 2, 3))
 
 
@@ -146,24 +147,23 @@ def measure_faithfulness(
     curves = faithfulness_curves(model, split, maps, seed=seed)
     lost = maps.correct.float().mean().item() - curves
     own, random = lost["deletion, own"], lost["deletion, random"]
-    low, high = _interval_of_shares(own.mean(), random.mean(), len(split))
+    # of accuracies: what is lost may be below 0, where a share has no variance
+    low, high = unpaired_interval(
+        curves["deletion, random"].mean(),
+        curves["deletion, own"].mean(),
+        len(split),
+    )
     lines = {c: 100 * curves[c] for c in curves if c != "share"}
     figure = plot_curves(lines, 100 * curves.share, "share of the picture, %")
     return Evidence(
         "deletion",
         float(own.mean()),
         float(random.mean()),
-        low,
-        high,
+        float(low),
+        float(high),
         len(split),
         f"Hiding the hottest places first costs {100 * own.mean():.0f} points of accuracy, "
         f"averaged over the shares; hiding random places costs {100 * random.mean():.0f}.",
         curves,
         {"Deletion and insertion": figure},
     )
-
-
-def _interval_of_shares(a: float, b: float, n: int) -> tuple[float, float]:
-    "An interval of the difference of two shares of n images, as if they were independent."
-    half = 1.959964 * ((a * (1 - a) + b * (1 - b) + 0.5 / n) / n) ** 0.5
-    return float(a - b - half), float(a - b + half)

@@ -156,8 +156,11 @@ def measure_objects(
             f"{len(maps)} maps of pictures of {maps.size[0]}×{maps.size[1]} need as many masks "
             f"of that size, not {tuple(region.shape)}."
         )
-    found, n = pointing_game(maps, region), len(maps)
-    area = region.float().mean().item()
+    known = region.flatten(1).any(1)
+    if not known.any():
+        return []
+    found, n = pointing_game(maps, region), int(known.sum())
+    area = region[known].float().mean().item()
     low, high = wilson_interval(round(found["pointing"] * n), n)
     half = _Z * (found["energy"] * (1 - found["energy"]) / n) ** 0.5
     energy = found["energy"]

@@ -36,6 +36,7 @@ def _assign_slices(
     for k in np.unique(labels):
         mine = labels == k
         n = max(1, min(each, (mine & first).sum() // 15))
+        found[mine] = n_slices
         if (mine & first).sum() > n:
             clusters = KMeans(n, n_init=3, random_state=seed).fit(
                 values[mine & first]
@@ -124,8 +125,11 @@ def measure_features(
 ) -> Evidence:
     "The accuracy on the images that show most of their class's features, and on those that show least."
     asked = candidate_features(model, pooled, top).asked
+    several = (split.labels.bincount(minlength=len(split.class_names)) > 1).tolist()
     named = {
-        split.class_names.index(c): list(features) for c, features in asked.items()
+        k: list(asked[c])
+        for k, c in enumerate(split.class_names)
+        if c in asked and several[k]  # one image has no two ends
     }
     ranking = Ranking(spuriosity_scores(pooled, named), split, named)
     gap = spurious_gap(ranking, predictions)
@@ -133,7 +137,7 @@ def measure_features(
     most = float((gap.top * gap.k).sum() / n)
     least = float((gap.bottom * gap.k).sum() / n)
     low, high = unpaired_interval(least, most, n)
-    first = next(iter(asked))
+    first = split.class_names[next(iter(named))]
     sheet = plot_feature_sheet(
         model, split, first, list(asked[first]), pooled.values
     )

@@ -167,6 +167,8 @@ def measure_surface(
         np.bincount(labels)[labels] > 1
     )  # a class of one image cannot be divided
     labels = labels[several]
+    if len(np.unique(labels)) < 2:
+        return []  # nothing to tell apart
     families = {name: numbers[several] for name, numbers in families.items()}
     shuffled = np.random.default_rng(seed).permutation(labels)
     for name, numbers in families.items():

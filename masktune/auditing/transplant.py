@@ -121,7 +121,7 @@ def turned_answers(
         for at in torch.arange(len(pairs)).split(batch_size):
             x = _load_images(split, pairs.recipient[at], net.device)
             source = _load_images(split, getattr(pairs, giver)[at], net.device)
-            answers = net(edit(x, source, at)).argmax(1).cpu()
+            answers = net.logits(edit(x, source, at)).argmax(1).cpu()
             found.append(answers == predicted[pairs.donor[at]])
     return torch.cat(found).numpy()
 

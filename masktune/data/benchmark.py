@@ -6,6 +6,7 @@
 __all__ = ['split_by_part', 'hold_out_missing', 'Benchmark']
 
 # %% ../../nbs/data/02_benchmark.ipynb #5ace6f0c
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -190,22 +191,37 @@ def _read_parts(root, parts, options) -> dict[str, Split]:
     return splits
 
 # %% ../../nbs/data/02_benchmark.ipynb #1b7f351c
+def _parts_of_dict(given: Mapping) -> dict[str, Any]:
+    "The data sets of a dict by the name of their part: train, val, or a test's own name."
+    parts: dict[str, Any] = {}
+    for name, data in given.items():
+        part = part_name(str(name)) or str(name)
+        if part in parts:
+            raise ValueError(
+                f"{part} is there twice among {', '.join(map(str, given))}."
+            )
+        parts[part] = data
+    if "train" not in parts:
+        raise ValueError(f"there is no train among {', '.join(parts)}.")
+    return parts
+
+
 def _named_parts(train, val, test) -> dict[str, Any]:
-    "'train', 'val' and the names of the tests -> a data set."
-    if isinstance(train, Mapping):
-        parts = {
-            part_name(str(name)) or str(name): data for name, data in train.items()
-        }
-        if "train" not in parts:
-            raise ValueError(f"there is no train among {', '.join(parts)}.")
-        train = parts.pop("train")
-        test = parts if val is None and test is None else test
-        val = parts.pop("val", None) if test is parts else val
-    tests = dict(test) if isinstance(test, Mapping) else {"test": test}
-    parts = {"train": train, "val": val, **tests}
-    return {name: data for name, data in parts.items() if data is not None}
+    "'train', 'val' and the names of the tests -> a data set, in this order."
+    parts = (
+        _parts_of_dict(train) if isinstance(train, Mapping) else {"train": train}
+    )
+    tests = test if isinstance(test, Mapping) else {"test": test}
+    for name, data in (("val", val), *tests.items()):
+        if data is not None and parts.get(name) is not None:
+            raise ValueError(f"{name} is given twice: leave one of the two out.")
+        parts[name] = data if parts.get(name) is None else parts[name]
+    first = {name: parts.pop(name) for name in ("train", "val")}
+    return {
+        name: data for name, data in (first | parts).items() if data is not None
+    }
 
-
+# %% ../../nbs/data/02_benchmark.ipynb #77dd7c6a
 def _read_datasets(parts: dict[str, Any], options) -> dict[str, Split]:
     splits: dict[str, Split] = {}
     for name, data in parts.items():
@@ -224,9 +240,11 @@ def _unite_groups(splits: dict[str, Split]):
     if any(split.groups is None for split in splits.values()):
         return
     names = list(dict.fromkeys(n for s in splits.values() for n in s.group_names))
-    for split in splits.values():
+    for part, split in splits.items():
         number = torch.tensor([names.index(name) for name in split.group_names])
+        split = splits[part] = copy.copy(split)  # the one given stays as it is
         split.groups, split.group_names = number[split.groups], names
+        split._resident = {}
 
 # %% ../../nbs/data/02_benchmark.ipynb #3d1eb0c6
 def hold_out_missing(

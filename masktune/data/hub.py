@@ -129,10 +129,8 @@ def _ids_of(rows, part: str) -> list[str]:
     "File names, where all are kept and different; else part and position."
     from datasets import Image as ImageFeature
 
-    images = rows.cast_column("image", ImageFeature(decode=False)).select_columns(
-        "image"
-    )
-    paths = [row["image"]["path"] for row in images]
+    images = rows.cast_column("image", ImageFeature(decode=False)).flatten()
+    paths = list(images.select_columns("image.path")["image.path"])  # no bytes
     if all(paths) and len(set(paths)) == len(paths):
         return [str(p) for p in paths]
     return [f"{part}/{i}" for i in range(len(rows))]

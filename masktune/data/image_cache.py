@@ -6,12 +6,15 @@
 __all__ = ['load_image', 'cache_root', 'Decoded', 'decode_images']
 
 # %% ../../nbs/data/01_image_cache.ipynb #3f588c76
+import contextlib
 import hashlib
 import io
+import math
 import os
 import stat
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +25,8 @@ import torch
 from PIL import Image
 from filelock import FileLock
 
-from ..core.files import atomic_write, fingerprint, resolve_path
+from ..core.files import atomic_write, explain_disk_error
+from ..core.files import fingerprint, resolve_path
 from ..core.progress import progress
 from ..core.validation import check_choice
 from .folders import missing_path_error
@@ -30,8 +34,8 @@ from .pixels import is_deep, is_transparent, to_rgb_image
 from .resize import ImageSize, Resize, check_transform, choose_resize
 
 # %% ../../nbs/data/01_image_cache.ipynb #195532cd
-def _open_image(path, resize: Resize) -> Image.Image:
-    with Image.open(path) as im:
+def _open_image(file, resize: Resize) -> Image.Image:
+    with Image.open(file) as im:
         return resize(to_rgb_image(im))
 
 
@@ -50,6 +54,9 @@ def cache_root() -> Path:
     return Path(os.environ.get("MASKTUNE_CACHE") or user / "masktune").expanduser()
 
 
+_ADVICE = "name another folder by the environment's MASKTUNE_CACHE"
+
+
 def _map_in_chunks(pool, fn, items, label) -> Iterator[tuple[list, list]]:
     "(16 items, their values) at a time, by several threads: single items cost too much to hand over."
     chunks = [items[i : i + 16] for i in range(0, len(items), 16)]
@@ -60,9 +67,14 @@ def _map_in_chunks(pool, fn, items, label) -> Iterator[tuple[list, list]]:
 class _Scan(NamedTuple):
     "What is known of files before they are decoded."
 
-    content: str  # fingerprint of all bytes
+    hashes: np.ndarray  # bytes N: hash of each file
     shapes: np.ndarray  # int N×2: (height, width) upright; 0 where unreadable
     special: np.ndarray  # bool N: transparent, or more than 8 bits
+
+    @property
+    def content(self) -> str:
+        "Fingerprint of all bytes."
+        return fingerprint([h.decode() for h in self.hashes.tolist()])
 
     def common_shape(self) -> tuple[int, int] | None:
         "(height, width) if all images are alike, else None."
@@ -77,6 +89,10 @@ def _refuse_special(path):
         raise OSError("it is a pipe, a socket or a device")
 
 
+def _content_hash(content) -> str:
+    return hashlib.blake2b(content).hexdigest()
+
+
 def _scan_one(path) -> tuple[str, int, int, bool]:
     "(hash, height, width, special); what can't be read has no size, and decoding will say why."
     try:
@@ -84,7 +100,7 @@ def _scan_one(path) -> tuple[str, int, int, bool]:
         content = Path(path).read_bytes()
     except OSError as e:
         return type(e).__name__, 0, 0, False
-    digest = hashlib.blake2b(content).hexdigest()
+    digest = _content_hash(content)
     try:
         with Image.open(io.BytesIO(content)) as im:
             turned = im.getexif().get(0x0112, 1) >= 5
@@ -98,67 +114,94 @@ def _stat(path: Path) -> tuple:
     try:
         found = path.stat()
     except OSError:
-        return str(path), None, None
-    return str(path), found.st_size, found.st_mtime_ns
+        return (str(path),)
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return str(path), found.st_size, *times, found.st_ino
+
+
+def _stored_scan(file) -> _Scan | None:
+    "What `_scan` stored; None if that is missing or damaged."
+    try:
+        with np.load(file) as stored:
+            return _Scan(stored["hashes"], stored["shapes"], stored["special"])
+    except Exception:
+        return None
+
+
+_LASTING = {"FileNotFoundError", "IsADirectoryError", "PermissionError"}
 
 
 def _scan(paths, pool) -> _Scan:
     "Read all files once; the next time, read the stored result, until a file changes."
     memo = cache_root() / "files" / fingerprint("scan", [_stat(p) for p in paths])
-    if not memo.exists():
-        found: list[tuple] = []
-        for _, values in _map_in_chunks(pool, _scan_one, paths, "reading"):
-            found += values
-        hashes = [row[0] for row in found]
-        numbers = np.array([row[1:] for row in found], np.int64).reshape(-1, 3)
-        with atomic_write(memo) as temp, open(temp, "wb") as f:
-            np.savez(f, content=fingerprint(hashes), numbers=numbers)
-    with np.load(memo) as stored:
-        content, numbers = str(stored["content"]), stored["numbers"]
-    return _Scan(content, numbers[:, :2], numbers[:, 2].astype(bool))
+    if (stored := _stored_scan(memo)) is not None:
+        return stored
+    found: list[tuple] = []
+    for _, values in _map_in_chunks(pool, _scan_one, paths, "reading"):
+        found += values
+    numbers = np.array([row[1:] for row in found], np.int64).reshape(-1, 3)
+    hashes = np.array([row[0] for row in found], "S128")
+    scan = _Scan(hashes, numbers[:, :2], numbers[:, 2].astype(bool))
+    passing = {h for h, *_ in found if h.endswith("Error")} - _LASTING
+    if not passing:  # an error of the network may be gone the next time
+        with contextlib.suppress(OSError):  # the cache may be read-only
+            with atomic_write(memo) as temp, open(temp, "wb") as f:
+                np.savez(f, **scan._asdict())
+    return scan
 
 # %% ../../nbs/data/01_image_cache.ipynb #2e51dbb0
-def _decode_into(file, done, paths, resize, shape, pool) -> dict[int, str]:
-    "Decode what is not done yet, each image to its place in the file; the unreadable ones and why."
+def _decode_one(path, content_hash, resize, shape) -> bytes:
+    "The planes of one image; a `ValueError` if the file is not the one that was scanned."
+    _refuse_special(path)
+    content = path.read_bytes()
+    if _content_hash(content) != content_hash:
+        raise ValueError("it changed while it was read: start again")
+    im = _open_image(io.BytesIO(content), resize)
+    if im.size != (shape[1], shape[0]):
+        raise ValueError(f"{im.width}×{im.height} pixels, unlike the others")
+    return b"".join(im.tobytes("raw", band) for band in "RGB")
+
+
+def _decode_into(files, todo, paths, scan, resize, shape, pool) -> dict[int, str]:
+    "Decode some images to their places in the file of images, then note their checksums; the unreadable ones and why."
     broken: dict[int, str] = {}
     length, writing = 3 * shape[0] * shape[1], threading.Lock()
 
     def decode(i):
         try:
-            _refuse_special(paths[i])
-            im = _open_image(paths[i], resize)
-            if im.size != (shape[1], shape[0]):
-                raise ValueError(
-                    f"{im.width}×{im.height} pixels, unlike the others"
-                )
-            planes = [im.tobytes("raw", band) for band in "RGB"]
+            found = scan.hashes[i].decode()
+            planes = _decode_one(paths[i], found, resize, shape)
         except Exception as e:
             return f"{paths[i]} ({type(e).__name__}: {e})"
         with writing:
-            f.seek(i * length)
-            f.writelines(planes)
+            pixels.seek(i * length)
+            pixels.write(planes)
+        return _checksum(planes)
 
-    todo = np.flatnonzero(done == 0).tolist()
-    with open(file, "rb+") as f:
-        for numbers, reasons in _map_in_chunks(pool, decode, todo, "decoding"):
+    with open(files[0], "rb+") as pixels, open(files[1], "rb+") as sums:
+        for numbers, found in _map_in_chunks(pool, decode, todo, "decoding"):
             with writing:
-                f.flush()
-            os.fsync(f.fileno())  # while the threads decode the next
-            done[numbers] = [reason is None for reason in reasons]
-            broken |= {i: reason for i, reason in zip(numbers, reasons) if reason}
+                pixels.flush()
+            os.fsync(pixels.fileno())  # while the threads decode the next
+            for i, checksum in zip(numbers, found):
+                if isinstance(checksum, str):
+                    broken[i] = checksum
+                    continue
+                sums.seek(8 * i)
+                sums.write(checksum.to_bytes(8, "little"))
+            sums.flush()
     return broken
 
 # %% ../../nbs/data/01_image_cache.ipynb #a7f5e54f
-def _report_unreadable(broken, n, on_error):
-    "Raise a `ValueError`, or warn where the user asked to skip."
+def _report_unreadable(broken, n, on_error, rest=""):
+    "Raise a `ValueError`, which ends in `rest`, or warn where the user asked to skip."
     listed = "; ".join(list(broken.values())[:3])
     more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
     what = f"{len(broken)} of {n} images can't be read: {listed}{more}. "
     if on_error == "raise":
         raise ValueError(
-            what
-            + 'Replace or remove them, or leave them out with on_error="skip"; '
-            "the others are kept in the cache."
+            f"{what}Replace or remove them, or leave them out with "
+            f'on_error="skip"{rest}.'
         )
     warnings.warn(
         what + "They are left out, and listed in the split's .skipped.",
@@ -172,6 +215,29 @@ def _check_present(paths):
         count = f"{len(absent):,} of the {len(paths):,} images are not there."
         raise missing_path_error(absent[0], f" {count}")
 
+# %% ../../nbs/data/01_image_cache.ipynb #326f401f
+def _checksum(pixels) -> int:
+    return 2**32 + zlib.crc32(pixels)
+
+
+def _not_intact(file, sums, n, length, pool) -> list[int]:
+    "Which of `n` images of `length` bytes in a file are not as they were written, or missing."
+    try:
+        kept = np.fromfile(sums, "<u8")
+        if len(kept) != n or file.stat().st_size != n * length:
+            return list(range(n))
+    except OSError:
+        return list(range(n))
+    pixels = np.memmap(file, np.uint8, "r", shape=(n, length))
+
+    def differs(i):
+        return kept[i] == 0 or _checksum(pixels[i]) != kept[i]
+
+    found: list[int] = []
+    for numbers, changed in _map_in_chunks(pool, differs, range(n), "checking"):
+        found += [i for i, wrong in zip(numbers, changed) if wrong]
+    return found
+
 # %% ../../nbs/data/01_image_cache.ipynb #71f7f272
 class Decoded(NamedTuple):
     "Image files as one tensor."
@@ -182,12 +248,20 @@ class Decoded(NamedTuple):
     cut: torch.Tensor  # float N: the share of each picture that the crop cuts off
 
 
+def _first_picture(scan: _Scan, paths) -> Image.Image | None:
+    "The first file that can be decoded to its end; a header can be read without."
+    for path, (h, _) in zip(paths, scan.shapes):
+        if h:
+            with contextlib.suppress(Exception):  # decoding will say why
+                return _open_image(path, Resize())
+    return None
+
+
 def _working_size(scan: _Scan, resize: Resize, paths) -> Resize:
     "The same resize with a size: as asked, else the common size of the images, else 224."
     if callable(resize.how):
-        readable = [p for p, (h, _) in zip(paths, scan.shapes) if h]
-        if readable:
-            check_transform(resize.how, _open_image(readable[0], Resize()))
+        if (picture := _first_picture(scan, paths)) is not None:
+            check_transform(resize.how, picture)
         return resize
     if resize.size is not None:
         return resize
@@ -198,33 +272,63 @@ def _working_size(scan: _Scan, resize: Resize, paths) -> Resize:
 def _decoded_shape(scan: _Scan, resize: Resize, paths) -> tuple[int, int]:
     if resize.size is not None:
         return resize.size
-    for path, (h, _) in zip(paths, scan.shapes):
-        if h:
-            return _open_image(path, resize).size[::-1]
-    return 224, 224
+    picture = _first_picture(scan, paths)
+    return (224, 224) if picture is None else resize(picture).size[::-1]
 
 # %% ../../nbs/data/01_image_cache.ipynb #abdfb8f5
-def _cache_file(key, paths, resize, shape, pool, on_error) -> tuple[Path, dict]:
+@contextlib.contextmanager
+def _cache_lock(key):
+    "Within the block nobody else decodes the images `key`; errors of the disk name the cache."
+    images, locks = cache_root() / "images", cache_root() / "locks"
+    with explain_disk_error(images, _ADVICE):
+        for folder in (images, locks):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / key):
+            yield
+
+
+def _resize_files(files, n, length):
+    "Make room for `n` images and their checksums, both zero where they are new."
+    for file, size in zip(files, (n * length, 8 * n)):
+        with open(file, "ab") as f:
+            f.truncate(size)
+
+
+def _cache_file(
+    key, paths, scan, resize, shape, pool, on_error
+) -> tuple[Path, dict]:
     "The file with the decoded images, made if need be; and what could not be read."
-    images, lock = cache_root() / "images", cache_root() / "locks" / key
-    file, part, marks = (images / f"{key}.{end}" for end in ("u8", "part", "done"))
-    for parent in (images, lock.parent):
-        parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # another run may be decoding the same files
-        if file.exists():
+    base, n, length = (
+        cache_root() / "images" / key,
+        len(paths),
+        3 * math.prod(shape),
+    )
+    file, part, sums = (
+        base.with_name(f"{key}.{e}") for e in ("u8", "part", "sums")
+    )
+    damaged = _not_intact(file, sums, n, length, pool) if file.exists() else []
+    if file.exists() and not damaged:
+        return file, {}
+    if damaged:
+        warnings.warn(f"{len(damaged)} of {n} images in {file} {_CHANGED}.")
+    with _cache_lock(key):  # another run may be decoding the same files
+        if file.exists() and not _not_intact(file, sums, n, length, pool):
             return file, {}
-        if not (part.exists() and marks.exists()):
-            for empty, n in ((part, 3 * shape[0] * shape[1]), (marks, 1)):
-                with open(empty, "wb") as f:
-                    f.truncate(len(paths) * n)
-        done = np.memmap(marks, np.uint8, "r+")
-        broken = _decode_into(part, done, paths, resize, shape, pool)
+        if file.exists():
+            os.replace(file, part)
+        _resize_files((part, sums), n, length)
+        todo = _not_intact(part, sums, n, length, pool)
+        files = part, sums
+        broken = _decode_into(files, todo, paths, scan, resize, shape, pool)
         if broken:
-            _report_unreadable(broken, len(paths), on_error)
+            kept = "; the others are kept in the cache"
+            _report_unreadable(broken, n, on_error, kept)
             return part, broken
         os.replace(part, file)
-        marks.unlink()
-        return file, {}
+    return file, {}
+
+
+_CHANGED = "are not as they were written, and are decoded again"
 
 # %% ../../nbs/data/01_image_cache.ipynb #cfaa20ca
 def decode_images(
@@ -252,7 +356,7 @@ def decode_images(
         )
         if not paths:
             return Decoded(torch.empty(0, 3, h, w, dtype=torch.uint8), key, {}, cut)
-        file, broken = _cache_file(key, paths, rule, shape, pool, on_error)
+        file, broken = _cache_file(key, paths, scan, rule, shape, pool, on_error)
     n = len(paths) * 3 * h * w
     images = torch.from_file(str(file), shared=False, size=n, dtype=torch.uint8)
     return Decoded(images.view(-1, 3, h, w), key, broken, cut)

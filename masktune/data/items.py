@@ -6,6 +6,7 @@
 __all__ = ['FIELD_KEYS', 'to_pixels', 'Fields', 'ItemsRead', 'read_items']
 
 # %% ../../nbs/data/21_items.ipynb #4e4b9283
+import contextlib
 import hashlib
 import io
 import os
@@ -19,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core.files import fingerprint
+from ..core.files import explain_disk_error, fingerprint
 from ..core.progress import progress
 from ..core.validation import check_choice
 from .folders import printable_name
-from .image_cache import _report_unreadable, cache_root
+from .image_cache import _ADVICE, _report_unreadable, cache_root
 from .pixels import byte_images, to_rgb_image
 from .resize import Resize
 
@@ -146,17 +147,22 @@ class _PixelFile:
 
     def __init__(self):
         self.folder = cache_root() / "images"
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f".{os.getpid()}-{id(self)}.growing"
-        self.file, self.hash = open(self.path, "wb"), hashlib.blake2b()
+        with self._explained():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.file, self.hash = open(self.path, "wb"), hashlib.blake2b()
         self.shape, self.n = None, 0
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self.file.close()
+        with contextlib.suppress(OSError):
+            self.file.close()
         self.path.unlink(missing_ok=True)
+
+    def _explained(self):
+        return explain_disk_error(self.folder, _ADVICE)
 
     def add(self, pixels: np.ndarray):
         if self.shape is None:
@@ -166,13 +172,15 @@ class _PixelFile:
                 f"image {self.n} has the shape {pixels.shape}, and those before {self.shape}: pass size=."
             )
         data = pixels.tobytes()
-        self.file.write(data)
+        with self._explained():
+            self.file.write(data)
         self.hash.update(data)
         self.n += 1
 
     def finish(self) -> tuple[torch.Tensor, str]:
         "(uint8 N×C×H×W, memory-mapped; its fingerprint)."
-        self.file.close()
+        with self._explained():
+            self.file.close()
         if self.shape is None:
             raise ValueError("the data set has no image that can be read.")
         key = fingerprint("pixels", self.hash.hexdigest(), self.shape)

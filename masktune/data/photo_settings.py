@@ -30,7 +30,7 @@ class PlantedBenchmark:
 
 def _without_cue(split, kind, classes) -> PlantedSplit:
     "The images as they are, with the groups of those that have the cue."
-    truth = plant_cue(split, "none")
+    truth = plant_cue(split, "none", classes=classes)
     if kind != "none":
         groups = _cue_groups(split, truth.cue, classes)
         truth.split.groups, truth.split.group_names = groups

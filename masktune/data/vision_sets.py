@@ -110,9 +110,12 @@ def svhn(
     seed: int = 0,  # of the division
 ) -> Benchmark:
     "Street View House Numbers, format 2; a fifth of the training images for validation."
-    if download:
-        download_dataset("svhn", data_root(root))
-    root = find_dataset("svhn", root)
+    try:
+        root = find_dataset("svhn", root)
+    except FileNotFoundError:
+        if not download:
+            raise
+        download_dataset("svhn", root := data_root(root))
     train, test = (
         _read_mat(root / f"{part}_32x32.mat") for part in ("train", "test")
     )

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core.distributed import rank_and_world_size
-from ..core.files import atomic_write, fingerprint
+from ..core.files import fingerprint, read_tensors, write_tensors
 from ..core.progress import progress
 from ..core.validation import check_choice
 from ..data.split import Split, checked_labels
@@ -131,8 +131,7 @@ def extract_features(
     else:
         values = _pool(net, split, batch_size)
         if file and rank_and_world_size()[0] == 0:
-            with atomic_write(file) as temp:
-                torch.save(dict(values=values, made_from=made_from), temp)
+            write_tensors(dict(values=values, made_from=made_from), file)
     names = (split.ids, split.class_names, split.group_names)
     key = fingerprint(made_from)
     return Features(values, split.labels, split.groups, *names, key)
@@ -164,15 +163,15 @@ def _width_error(net, features):
 def _load_features(file, made_from):
     "The values in a file; refused if they were made from anything else"
     try:
-        kept = torch.load(file, weights_only=True)
-        values, stored = kept["values"], dict(kept["made_from"])
+        kept = dict(read_tensors(file))
+        made, values = dict(kept["made_from"]), kept["values"]
     except Exception as e:
         raise ValueError(
             f"{file} is damaged or holds no features ({type(e).__name__}): delete it, "
             "or name another file."
         ) from None
     for what, value in made_from.items():
-        if stored.get(what) != value:
+        if made.get(what) != value:
             raise ValueError(
                 f"{file} is stale: it was made from other {what}. Delete it, or name "
                 "another file."

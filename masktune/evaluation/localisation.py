@@ -9,6 +9,8 @@ __all__ = ['pointing_game']
 import torch
 import torch.nn.functional as F
 
+from ..core.validation import check_types
+
 # %% ../../nbs/evaluation/03_localisation.ipynb #07abbb1f
 def _values_and_size(maps, region):
     "(N×h×w heat, (H, W) of the images) of `SaliencyMaps` or of a plain tensor"
@@ -20,12 +22,15 @@ def _values_and_size(maps, region):
         raise ValueError(
             f"maps must be SaliencyMaps or an N×h×w tensor, not {found}."
         )
+    if region.ndim < 2:
+        raise ValueError(f"region must be H×W or N×H×W, not {tuple(region.shape)}.")
     return maps, tuple(region.shape[-2:])
 
 # %% ../../nbs/evaluation/03_localisation.ipynb #0a4aa6ca
+@check_types
 def pointing_game(
     maps,  # SaliencyMaps of N images, or heat as a tensor N×h×w
-    region,  # bool H×W, or N×H×W: where the cue is
+    region: torch.Tensor,  # bool H×W, or N×H×W: where the cue is
 ) -> dict[str, float]:  # two fractions
     """Where the heat is, compared with where the cue is.
 

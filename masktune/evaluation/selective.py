@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core.validation import check_choice, check_fraction
+from ..core.validation import check_choice, check_count
+from ..core.validation import check_fraction, check_types
 from .metrics import Predictions, _known_labels
 from ..plots.charts import plot_curves
 
@@ -64,6 +65,7 @@ _SCORING_RULES: dict[str, Callable] = dict(
 )
 
 # %% ../../nbs/evaluation/01_selective.ipynb #86583cdd
+@check_types
 def selective_scores(
     first: Predictions,  # of a network
     second: Predictions | None = None,  # of another one, for the same images
@@ -127,6 +129,7 @@ def _at_threshold(test, threshold, n_boot, seed):
     )
 
 # %% ../../nbs/evaluation/01_selective.ipynb #ef7058be
+@check_types
 def risk_coverage(
     test: ScoredPredictions
     | Predictions,  # Predictions are scored by their softmax response
@@ -144,12 +147,15 @@ def risk_coverage(
     seed: int = 0,  # of the bootstrap
 ) -> "RiskCoverage":
     "The error among the images that are answered, at each coverage and over all."
+    check_count("n_boot", n_boot, maximum=10**6)
+    check_count("seed", seed, 0)
+    coverages = [float(check_fraction("coverage", c)) for c in coverages]
     scored = selective_scores(test) if isinstance(test, Predictions) else test
     own = selective_scores(val) if isinstance(val, Predictions) else val
     scores = (own or scored).score
     rows = []
     for wanted in coverages:
-        threshold = _threshold(scores, check_fraction("coverage", wanted))
+        threshold = _threshold(scores, wanted)
         rows.append(
             dict(wanted=wanted) | _at_threshold(scored, threshold, n_boot, seed)
         )

@@ -9,6 +9,7 @@ __all__ = ['PRESETS', 'masked_accuracy', 'MaskTune', 'RandomMask']
 import copy
 import itertools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -172,29 +173,43 @@ class _Selects(NetworkMethod):
         self,
         model: ERM | torch.nn.Module,  # trained; it is not changed
         bench: Benchmark,  # train and val are used; no groups
+        score: Callable
+        | None = None,  # (network, val) -> number; None: `val_masked`
         **grid,  # values to try of each setting: lr=(.001, .01), n_std=(1, 2)
     ) -> Self:
-        "Return the fit with the highest `val_masked`; all are in its `tried_` and `selection_`."
-        if other := _CHANGES_THE_QUESTION & set(grid):
+        "Return the fit with the highest score; all are in its `tried_` and `selection_`."
+        if score is None and (other := _CHANGES_THE_QUESTION & set(grid)):
             raise ValueError(
                 f"{', '.join(sorted(other))} decides what is hidden in the validation images, so such "
-                "fits can't be compared by them: choose among lr, n_std, epochs, iterations."
+                "fits can't be compared by them: choose among lr, n_std, epochs, iterations, or "
+                "pass a score=(network, val) -> number that hides nothing."
             )
         combinations = list(itertools.product(*grid.values()))
         tried = []
         for values in progress(combinations, "settings", unit="setting"):
             one: Any = replace(self, **dict(zip(grid, values)))
             tried.append(one.fit(model, bench))
-        best = max(tried, key=lambda m: m.history_.val_masked.iloc[-1])
-        shown = ["val_accuracy", "val_masked", "hidden"]
-        best.tried_ = tried
-        best.selection_ = pd.DataFrame(
-            {k: getattr(m, k) for k in grid}
-            | m.history_.iloc[-1][shown].to_dict()
-            | dict(chosen=m is best)
+        scores = [
+            m.history_.val_masked.iloc[-1]
+            if score is None
+            else score(m.model_, bench.val)
             for m in tried
-        )
+        ]
+        best = tried[max(range(len(tried)), key=scores.__getitem__)]
+        best.tried_ = tried
+        best.selection_ = _selection_table(tried, scores, best, grid)
         return best
+
+
+def _selection_table(tried, scores, best, grid):
+    "A row for each fit: its settings, its numbers on validation images, its score"
+    shown = ["val_accuracy", "val_masked", "hidden"]
+    return pd.DataFrame(
+        {k: getattr(m, k) for k in grid}
+        | m.history_.iloc[-1][shown].to_dict()
+        | dict(score=score, chosen=m is best)
+        for m, score in zip(tried, scores)
+    )
 
 # %% ../../nbs/methods/01_masktune.ipynb #68cd2ed6
 class _Steps(_Selects):
@@ -261,7 +276,7 @@ class _Iteration(_MaskedSteps):
 
     def _fine_tune(self, net, bench, masks, measure, opt, folder):
         "The history of training `net` on masked images"
-        hidden, untouched = hidden_shares(masks, len(bench.train))
+        hidden, untouched = hidden_shares(masks, len(bench.train), net.device)
         if isinstance(masks, SaliencyMasks):
             _warn_of_shares(hidden, untouched, masks.maps)
         history, _ = train(

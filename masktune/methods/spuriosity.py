@@ -21,7 +21,7 @@ from ..core.random import make_generator
 from ..core.validation import check_choice
 from ..data.benchmark import Benchmark
 from ..data.split import Split
-from ..evaluation.metrics import Predictions
+from ..evaluation.metrics import Predictions, _image_size
 from .annotations import _class_head
 from .annotations import _number_answers, _read_answers
 from .annotations import group_separating_features, top_features
@@ -296,8 +296,7 @@ class _Ranker(HeadMethod, _FeatureNaming):
                 "a ranking needs a network to look through: rank(images, model), "
                 "or SpuriosityRanking(encoder=model)."
             )
-        size = split.image_size[-1]
-        encoder = wrap(getattr(encoder, "model_", encoder), size=size)
+        encoder = wrap(getattr(encoder, "model_", encoder), size=_image_size(split))
         features = extract_features(encoder, split, self.batch_size)
         fitted = model is None and hasattr(self, "spurious_")
         named = self.spurious_ if fitted else self._name_features(encoder, features)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..core.files import fingerprint, read_tensors
 from .probing import read_processor
 
 # %% ../../nbs/models/08_checkpoints.ipynb #b81f6c24
@@ -58,8 +59,24 @@ def _read_safetensors(path):
     except Exception as e:
         raise _damaged_error(path, e) from None
     if "masktune" in about:
-        about = json.loads(about["masktune"])
+        about = _read_about(path, about["masktune"], weights)
     return Stored(weights, about)
+
+
+def _weights_checksum(weights) -> str:
+    return fingerprint([weights[k] for k in sorted(weights)])
+
+
+def _read_about(path, text, weights) -> dict:
+    "What `save_model` wrote beside the weights; their checksum is compared."
+    try:
+        about = dict(json.loads(text))
+        found = _weights_checksum(weights)
+        if about.get("checksum", found) != found:
+            raise ValueError
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{path} is damaged: its checksum is another.") from None
+    return about
 
 # %% ../../nbs/models/08_checkpoints.ipynb #5438c8d3
 def _damaged_error(path, e):
@@ -93,7 +110,7 @@ def read_weights(
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        kept = torch.load(path, weights_only=True, map_location="cpu")
+        kept = read_tensors(path)
     except Exception as e:
         raise _damaged_error(path, e) from None
     if isinstance(kept, Mapping):

@@ -312,7 +312,7 @@ def _head_of(net, wrapped, how):
 
 def _check_copy(model, net, other):
     "The user's network must give what the tuned one gives, on images that it gets normalised"
-    images = probe_images(net, other.wrapped_with["size"])
+    images = probe_images(net, other.wrapped_with.get("size", (224, 224)))
     shown = images
     if model.mean is not None and not isinstance(net, Network):
         shown = (images - model.mean.to(images)) / model.std.to(images)

@@ -9,15 +9,14 @@ __all__ = ['IMAGENET_STATS', 'efficientnet_lite0', 'create_model', 'save_model',
 import json
 import warnings
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..core.files import atomic_write
-from ..core.validation import check_choice
-from .checkpoints import _need_safetensors, fill
-from .checkpoints import read_folder, read_weights
+from ..core.files import _as_path, atomic_write, write_tensors
+from ..core.validation import check_choice, check_count, check_types
+from .checkpoints import _need_safetensors, _weights_checksum
+from .checkpoints import fill, read_folder, read_weights
 from .checkpoints import saved_folder, unequal_tensors
 from .network import Network, resnet32, small_cnn
 from .wrap import wrap
@@ -130,6 +129,7 @@ def _own_network(name, source, pretrained):
     return model
 
 # %% ../../nbs/models/02_zoo.ipynb #729866d3
+@check_types
 def create_model(
     name: str,  # "small_cnn", "resnet32", ..., a torchvision classifier ("resnet50"), "timm/NAME"
     n_classes: int,  # number of logits, at least 2
@@ -142,10 +142,9 @@ def create_model(
 
     The global random state stays as it was. An unknown name, or one class, raises a `ValueError`.
     """
-    if not isinstance(n_classes, int) or n_classes < 2:
-        raise ValueError(
-            f"n_classes={n_classes!r} must be a whole number, 2 or more."
-        )
+    check_count("n_classes", n_classes, 2, maximum=10**6)
+    if abs(seed) >= 2**63:
+        raise ValueError(f"seed={seed!r:.30} must be below 2⁶³.")
     source = dict(name=name, n_classes=n_classes, mean=mean, std=std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -166,7 +165,8 @@ def create_model(
 def _write_safetensors(file, weights, about):
     save = _need_safetensors().save
     own = {k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}
-    Path(file).write_bytes(save(own, {"masktune": json.dumps(about)}))
+    about = about | dict(checksum=_weights_checksum(own))
+    file.write_bytes(save(own, {"masktune": json.dumps(about)}))
 
 
 def save_model(
@@ -176,16 +176,16 @@ def save_model(
     | None = None,  # "torch" or "safetensors"; None: what the name of the file ends in, else torch
 ) -> None:
     "Keep a network in one file: its weights, its normalisation and how to build it again."
+    path = _as_path(path)
     if format is None:
-        format = "safetensors" if Path(path).suffix == ".safetensors" else "torch"
+        format = "safetensors" if path.suffix == ".safetensors" else "torch"
     check_choice("format", format, ["torch", "safetensors"])
     model = wrap(model)
     about = dict(format=_FORMAT, source=model.source, fresh=model.untrained)
+    if format == "torch":
+        return write_tensors(about | dict(weights=model.state_dict()), path)
     with atomic_write(path) as temp:
-        if format == "safetensors":
-            _write_safetensors(temp, model.state_dict(), about)
-        else:
-            torch.save(about | dict(weights=model.state_dict()), temp)
+        _write_safetensors(temp, model.state_dict(), about)
 
 
 _FORMAT = "masktune network"
@@ -213,7 +213,7 @@ def _named(source):
 # %% ../../nbs/models/02_zoo.ipynb #e20e0d3b
 def _load_own(stored, path, network):
     "A network from a file of `save_model`"
-    source = stored.about["source"]
+    source = stored.about.get("source")
     if network is None:
         if source is None:
             raise ValueError(
@@ -230,7 +230,7 @@ def _load_own(stored, path, network):
             f"{len(wrong)} of its tensors differ, such as {min(wrong)}."
         )
     model.load_state_dict(weights)
-    model.untrained = bool(stored.about["fresh"])
+    model.untrained = bool(stored.about.get("fresh"))
     return model
 
 # %% ../../nbs/models/02_zoo.ipynb #c5d8e1a6
@@ -239,6 +239,11 @@ def _n_outputs(name, weights):
     net = _foreign_net(name, 1000, False)[0]
     model = wrap(net)
     head = next(k for k, m in net.named_modules() if m is model.head)
+    return _rows_of(head, name, weights)
+
+
+def _rows_of(head, name, weights):
+    "How many rows the weight of the layer `head` has"
     found = [v for k, v in weights.items() if k.endswith(f"{head}.weight")]
     if not found:
         raise ValueError(
@@ -259,7 +264,8 @@ def _fill_wrapped(weights, path, network):
     stats = {
         k: weights[k].flatten().tolist() for k in ("mean", "std") if k in weights
     }
-    model = create_model(network, len(weights["head.weight"]), **stats)
+    n = _rows_of("head", network, weights)
+    model = create_model(network, n, **stats)
     fill(model, weights, path, network)
     model.untrained = False
     return model
@@ -274,7 +280,9 @@ def _load_foreign(stored, path, network):
         )
     if not isinstance(network, str):
         fill(network, stored.weights, path)
-        return wrap(network)
+        model = wrap(network)
+        model.untrained = False
+        return model
     if _is_wrapped(stored.weights):
         return _fill_wrapped(stored.weights, path, network)
     n = _n_outputs(network, stored.weights)
@@ -327,7 +335,7 @@ def load_model(
     `network="resnet50"`; the network then normalises images as the weights of these libraries expect.
     A `ValueError` says which tensors do not fit, and what a file lacks.
     """
-    path = Path(path)
+    path = _as_path(path)
     with torch.random.fork_rng(devices=[]):
         return _load(path, network).eval()
 

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .images import _font_size
+from ..core.validation import check_choice, check_types
+from .images import _font_size, _numbers
 
 # %% ../../nbs/plots/01_charts.ipynb #0475a72f
 COLORS = [
@@ -133,6 +134,30 @@ def _horizontal_bars(
     plt.close(fig)
     return fig
 
+# %% ../../nbs/plots/01_charts.ipynb #5b4d8981
+def _label_bar(ax: Axes, at: float, values: np.ndarray, color, size: float) -> None:
+    "The mean as a number: in a column that is high enough, else above it."
+    mean, (low, high) = values.mean(), ax.get_ylim()
+    if mean >= 0.1 * (high - low):
+        ink = "black" if sum(mcolors.to_rgb(color)) > 1.5 else "white"
+        place, gap = (at, 0.0), 3
+        box = dict(facecolor=color, edgecolor="none", pad=0.5)
+    else:
+        end = mean + (values.std(ddof=1) if len(values) > 1 else 0)
+        ink, box = "black", None
+        place, gap = (at, float(np.nanmax([0.0, end, *values]))), 2
+    ax.annotate(
+        f"{mean:.0f}",
+        place,
+        (0, gap),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=size,
+        color=ink,
+        bbox=box,
+    )
+
 # %% ../../nbs/plots/01_charts.ipynb #e9c0d0ed
 def _vertical_bars(
     measured: Mapping[str, pd.DataFrame],  # name -> measurements
@@ -146,26 +171,16 @@ def _vertical_bars(
     size, colors = _font_size(width), assign_colors(measured)
     thickness = 0.8 / len(measured)
     fig, ax = plt.subplots(figsize=(width, 3.2), layout="constrained")
+    everything = pd.concat(list(measured.values()))[list(columns)].to_numpy(float)
+    ax.set(ylim=_value_limits(everything))
     for i, (name, rows) in enumerate(measured.items()):
         shift = (i - (len(measured) - 1) / 2) * thickness
         color, label = colors[name], f"{name} (n={len(rows)})"
-        ink = "black" if sum(mcolors.to_rgb(color)) > 1.5 else "white"
         for j, column in enumerate(columns):
             values, at = rows[column].to_numpy(float), j + shift
             once = None if j else label
             _draw_bar(ax, at, values, 0.92 * thickness, color, label=once)
-            ax.text(
-                at,
-                1,
-                f"{values.mean():.0f}",
-                ha="center",
-                va="bottom",
-                fontsize=size,
-                color=ink,
-                bbox=dict(facecolor=color, edgecolor="none", pad=0.5),
-            )
-    everything = pd.concat(list(measured.values()))[list(columns)].to_numpy(float)
-    ax.set(ylim=_value_limits(everything))
+            _label_bar(ax, at, values, color, size)
     _label_axes(ax, size, ylabel=unit)
     ax.set_xticks(range(len(columns)), titles, fontsize=size)
     columns_wide = min(len(measured), max(2, int(width / 1.8)))
@@ -176,6 +191,13 @@ def _vertical_bars(
     return fig
 
 # %% ../../nbs/plots/01_charts.ipynb #01b17631
+def _check_length(name, values, n):
+    "Raise a `ValueError` if a list is given and has not `n` entries."
+    if values is not None and len(values) != n:
+        raise ValueError(f"{name} has {len(values)} entries, and there are {n}.")
+
+
+@check_types
 def plot_bars(
     table: pd.DataFrame,  # one row per measurement: a column `by`, a number in each of `columns`
     columns: Sequence[str],  # what was measured
@@ -185,12 +207,18 @@ def plot_bars(
     | None = None,  # names of the measures, where they differ from `columns`
 ) -> Figure:
     "Means as bars, single measurements as dots, standard deviations as whiskers where n > 1."
+    for column in (by, *columns):
+        check_choice("the column", column, table.columns)
+    if not len(table) or not len(columns):
+        raise ValueError("there is nothing to draw: no rows, or no columns.")
+    _check_length("titles", titles, len(columns))
     groups = table.groupby(by, sort=False)[list(columns)]
     measured = {name: groups.get_group(name) for name in table[by].unique()}
     draw = _horizontal_bars if len(measured) > 5 else _vertical_bars
     return draw(measured, columns, unit, titles or columns)
 
 # %% ../../nbs/plots/01_charts.ipynb #4db108f2
+@check_types
 def plot_curves(
     lines: Mapping[str, Sequence[float]],  # name -> numbers
     x: Sequence[float]
@@ -199,6 +227,10 @@ def plot_curves(
     ylabel: str = "accuracy, %",  # label of the vertical axis
 ) -> Figure:
     "Draw lines with a legend, in the order given."
+    for name, ys in [*lines.items(), *([] if x is None else [("x", x)])]:
+        if (numbers := _numbers(ys)) is None or numbers.ndim != 1:
+            raise ValueError(f"{name!r} must be a list of numbers, not {ys!r:.60}.")
+        _check_length("x", x, len(ys))
     fig, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
     colors, used = assign_colors(lines), set()
     for name, ys in lines.items():

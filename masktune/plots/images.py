@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..core.validation import check_count, check_fraction
+from ..core.validation import check_positive, check_types
+
 # %% ../../nbs/plots/00_images.ipynb #b3106d97
 HEAT_COLORMAP = "inferno"
 
@@ -27,13 +30,26 @@ def _font_size(
     return max(least, 9 * 72 * width / 750)
 
 # %% ../../nbs/plots/00_images.ipynb #1f4fb38e
+def _numbers(values) -> np.ndarray | None:
+    "An array of numbers; None for anything that is none."
+    try:
+        a = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):
+        return None  # lists of unequal lengths, for example
+    return a if a.dtype.kind in "buif" else None
+
+
 def to_rgb(
     image,  # C×H×W or H×W; uint8, or floats in [0, 1]; tensor or array
 ) -> np.ndarray:  # H×W×3 floats in [0, 1]
     "Convert an image to the array that matplotlib shows."
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
-    a = np.asarray(image)
+    a = _numbers(image)
+    if a is None or a.ndim not in (2, 3) or 0 in a.shape:
+        raise ValueError(
+            f"an image must be C×H×W or H×W numbers, not {image!r:.60}."
+        )
     a = a / 255 if a.dtype == np.uint8 else a.astype(float)
     if a.ndim == 2:
         a = a[None]
@@ -42,6 +58,27 @@ def to_rgb(
     return a[:3].transpose(1, 2, 0)
 
 # %% ../../nbs/plots/00_images.ipynb #7e64b992
+def _count_pictures(images, *texts) -> int:
+    "How many pictures there are to show; each list of texts must have as many."
+    several = hasattr(images, "__getitem__") and hasattr(images, "__len__")
+    several = several and not isinstance(images, (str, bytes, Mapping))
+    n = len(images) if several and getattr(images, "ndim", 1) else 0
+    if n == 0:
+        raise ValueError(f"there must be one picture or more, not {images!r:.60}.")
+    for text in (t for t in texts if t is not None):
+        if not hasattr(text, "__len__") or len(text) != n:
+            raise ValueError(
+                f"{n} texts are needed for the pictures, not {text!r:.60}."
+            )
+    return n
+
+
+def _check_scale(scale):
+    if check_positive("scale", scale) > 100:
+        raise ValueError(f"scale={scale!r} must be 100 inches at most.")
+
+
+@check_types
 def plot_grid(
     images,  # N pictures
     titles: Sequence[str] | None = None,  # N captions
@@ -49,7 +86,9 @@ def plot_grid(
     scale: float = 1.2,  # inches per picture
 ) -> Figure:
     "Show pictures in a grid, row by row."
-    n_rows = -(-len(images) // columns)
+    check_count("columns", columns, maximum=1000)
+    _check_scale(scale)
+    n_rows = -(-_count_pictures(images, titles) // columns)
     title_height = 0.28 if titles is not None else 0
     width = columns * scale
     fig, axes = plt.subplots(
@@ -69,13 +108,20 @@ def plot_grid(
     return fig
 
 # %% ../../nbs/plots/00_images.ipynb #e4e6bacc
+@check_types
 def overlay_heatmap(
     image,  # the picture
-    heat,  # h×w map ≥ 0, of any size; scaled by its largest value
+    heat: torch.Tensor
+    | np.ndarray,  # h×w map ≥ 0, of any size; scaled by its largest value
     strength: float = 0.65,  # how much the heat covers the picture where it is strongest
 ) -> np.ndarray:  # H×W×3 floats in [0, 1]
     "The picture in grey under its heat map: the brighter, the more the network relied on the place."
+    check_fraction("strength", strength)
     base = to_rgb(image).mean(2, keepdims=True).repeat(3, 2) * 0.6
+    if heat.ndim != 2 or 0 in heat.shape:
+        raise ValueError(
+            f"a heat map must be h×w, not of shape {tuple(heat.shape)}."
+        )
     small = torch.as_tensor(heat).detach().cpu().float()[None, None]
     large = F.interpolate(
         small, base.shape[:2], mode="bilinear", align_corners=False
@@ -111,6 +157,7 @@ def _show_bare(ax: Axes, image) -> None:
     ax.spines[:].set_visible(False)
 
 # %% ../../nbs/plots/00_images.ipynb #fa7a0683
+@check_types
 def plot_rows(
     columns: Mapping,  # column title -> N pictures (H×W×3 arrays, or tensors as in `to_rgb`)
     captions: Mapping
@@ -120,7 +167,13 @@ def plot_rows(
 ) -> Figure:
     "Show one row per image and one column per question."
     captions = captions or {}
-    n = len(next(iter(columns.values())))
+    _check_scale(scale)
+    if not columns:
+        raise ValueError("columns must hold one list of pictures or more.")
+    n = _count_pictures(next(iter(columns.values())), labels, *captions.values())
+    for pictures in columns.values():
+        if _count_pictures(pictures) != n:
+            raise ValueError("all columns must hold equally many pictures.")
     width = len(columns) * scale + 0.9
     size = _font_size(width)
     fig, axes = plt.subplots(

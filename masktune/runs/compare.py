@@ -8,9 +8,9 @@ __all__ = ['Comparison', 'compare_methods']
 # %% ../../nbs/runs/07_compare.ipynb #10ae38e4
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown
 
 from ..core.distributed import rank_and_world_size
 from ..core.files import atomic_write
@@ -110,8 +110,10 @@ class _Tabulated(_Wide):
         *columns: str,  # as in `wide`
         title: str,  # what was run
         against: str | None = None,  # a method: differences to it, seed by seed
-    ) -> Markdown:
+    ) -> Any:  # text that a notebook shows as a table
         "Means over the seeds, also in `table.md`; `table.csv` has one row for each seed."
+        from IPython.display import Markdown
+
         each = self.wide(*columns)
         long = self._named()
         long = long[long.name.isin(columns)].assign(

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/runs/22_errors.ipynb #9e221003
 import contextlib
+import errno
 import signal
 import tempfile
 import threading
@@ -19,15 +20,21 @@ def _is_ours(error) -> bool:
     from masktune.runs.parameters import _package_folder
 
     frames = traceback.extract_tb(error.__traceback__)
-    ours = frames and Path(frames[-1].filename).is_relative_to(_package_folder())
-    expected = (ValueError, OSError, RuntimeError, ImportError)
-    return isinstance(error, expected) and bool(ours)
+    if not frames or not Path(frames[-1].filename).is_relative_to(
+        _package_folder()
+    ):
+        return False
+    expected = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+    line = frames[-1].line or "raise"  # without its source, it counts as ours
+    return isinstance(error, expected) and line.startswith("raise")
 
 
 def _message(error) -> str:
     "An error as one sentence; the traceback of an unexpected one is written to a file."
     if isinstance(error, OSError) and error.errno and error.filename:
         return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror} where the output of this command goes."
     text = " ".join(str(error).split())
     if _is_ours(error):
         return text or type(error).__name__

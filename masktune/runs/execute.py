@@ -9,11 +9,13 @@ __all__ = ['resume_run', 'run_experiment']
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
-from ..core.files import atomic_write, resolve_path
+from ..core.files import atomic_write, explain_disk_error
+from ..core.files import resolve_path
 from ..core.progress import ResumableTimer
 from .locks import _RunLock
 from .parameters import _check_workers, _checked_parameters
@@ -46,13 +48,15 @@ def _difference(before, plan) -> str:
     'How two plans differ, in words; "" if only the code does.'
     if before["experiment"] != plan["experiment"]:
         return f"experiment {before['experiment']}"
-    now = plan["parameters"]
+    then, now = before["parameters"], plan["parameters"]
     changed = [
         f"{k}={v!r} (now {now.get(k)!r})"
-        for k, v in before["parameters"].items()
+        for k, v in then.items()
         if now.get(k) != v
     ]
-    return ", ".join(changed)
+    # one that the experiment did not have then is as the code sets it, unless it is given
+    new = [f"no {k} (now {v!r})" for k, v in plan["given"].items() if k not in then]
+    return ", ".join(changed + new)
 
 
 def _claim(folder, plan) -> dict:
@@ -180,6 +184,7 @@ def _import_this() -> str:
 # %% ../../nbs/runs/04_execute.ipynb #9d400021
 def _kernel_manager(started):
     "A manager of kernels that are this Python and masktune; `started(pid)` is called for each."
+    from jupyter_core.paths import jupyter_runtime_dir
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -194,12 +199,30 @@ def _kernel_manager(started):
             )
 
         async def start_kernel(self, **options):
-            await super().start_kernel(**options)
+            folder = jupyter_runtime_dir()
+            with explain_disk_error(folder, "name another by JUPYTER_RUNTIME_DIR"):
+                await super().start_kernel(**options)
             started(self.provisioner.pid)
 
     return Manager
 
 # %% ../../nbs/runs/04_execute.ipynb #48362e99
+@contextlib.contextmanager
+def _runtime_folder():
+    "Where Jupyter can't write to its own folder, as without a home, give it a temporary one."
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    folder = Path(jupyter_runtime_dir())
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="masktune-") as temporary:
+        with _environment_variables(JUPYTER_RUNTIME_DIR=temporary):
+            yield
+
+
 def _run_notebook(plan, executed, out, log, started):
     "Execute a plan's notebook with the parameter `out`, into the file `executed`."
     import papermill
@@ -207,7 +230,8 @@ def _run_notebook(plan, executed, out, log, started):
     given = dict(plan["given"])
     if "out" in _parameters(plan["notebook"]):
         given["out"] = str(out)
-    with _environment_variables(**_kernel_environment(log, plan["threads"])):
+    environment = _kernel_environment(log, plan["threads"])
+    with _runtime_folder(), _environment_variables(**environment):
         papermill.execute_notebook(
             plan["notebook"],
             str(executed),
@@ -235,10 +259,26 @@ def _sentence(error, folder) -> str:
     if not isinstance(error, PapermillExecutionError):
         return f"the kernel didn't start: {error}"
     lines = error.evalue.strip().splitlines() or [error.ename]
+    if "can't be written:" in lines[0]:
+        return lines[0]  # which disk it was is known
     if "No space left on device" in error.evalue:
         return f"{folder} can't be written: No space left on device. Make room"
     ours = error.ename in ("ValueError", "FileNotFoundError", "OSError", lines[0])
     return lines[0] if ours else f"{error.ename}: {lines[0]}"
+
+
+@contextlib.contextmanager
+def _failures_explained(folder, note=lambda said: None, where=""):
+    "An error of the notebook that the block runs is noted, and raised as a `RuntimeError` of one sentence."
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        yield
+    except (PapermillExecutionError, RuntimeError) as e:
+        said = _sentence(e, folder)
+        with contextlib.suppress(OSError):
+            note(said)
+        raise RuntimeError(f"{said.rstrip('.')}.{where}") from e
 
 # %% ../../nbs/runs/04_execute.ipynb #9d400017
 def _finish(folder, plan, executed, minutes):
@@ -265,24 +305,19 @@ def _finish(folder, plan, executed, minutes):
 # %% ../../nbs/runs/04_execute.ipynb #9d400028
 def _execute(folder, plan, lock):
     "Execute a claimed run; an error in the notebook is a `RuntimeError` of one sentence."
-    from papermill.exceptions import PapermillExecutionError
-
     executed, log = folder / f"{plan['experiment']}.ipynb", folder / "log.txt"
+    where = f" (What was done before is in {executed}.)"
+
+    def note(said):
+        timer.minutes()
+        _write_json(folder, "failed.json", error=said, at=time.strftime("%F %T"))
+
     with _writing(folder):
         timer = ResumableTimer(folder)
         (folder / "failed.json").unlink(missing_ok=True)
         log.write_text("")
-        try:
+        with _failures_explained(folder, note, where):
             _run_notebook(plan, executed, folder, log, lock.add_kernel)
-        except (PapermillExecutionError, RuntimeError) as e:
-            said = _sentence(e, folder)
-            with contextlib.suppress(OSError):
-                timer.minutes()
-                _write_json(
-                    folder, "failed.json", error=said, at=time.strftime("%F %T")
-                )
-            where = f"{said.rstrip('.')}. (What was done before is in {executed}.)"
-            raise RuntimeError(where) from e
         minutes = round(timer.minutes(), 2)
     _finish(folder, plan, executed, minutes)
 

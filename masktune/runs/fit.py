@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import fingerprint, resolve_path
-from .execute import _claim, _plan, _run_notebook, run_experiment
+from .execute import _claim, _failures_explained, _plan
+from .execute import _run_notebook, run_experiment
 from .record import _read_json, _write_json, is_finished
 
 # %% ../../nbs/runs/21_fit.ipynb #9e210007
@@ -72,7 +73,8 @@ def _take_part(given, folder, threads):
         return
     with tempfile.TemporaryDirectory() as spare:
         executed = Path(spare, "own_folder.ipynb")
-        _run_notebook(plan, executed, folder, os.devnull, lambda pid: None)
+        with _failures_explained(folder):
+            _run_notebook(plan, executed, folder, os.devnull, lambda pid: None)
 
 # %% ../../nbs/runs/21_fit.ipynb #af32f4dc
 def _fit(images, folder, given, threads) -> pd.DataFrame:

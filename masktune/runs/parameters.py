@@ -11,12 +11,14 @@ import functools
 import json
 import re
 import sys
+import tokenize
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from ..core.validation import check_choice, check_count, check_fraction
+from .declarations import read_declarations
 
 # %% ../../nbs/runs/00_parameters.ipynb #ad69121b
 def _package_folder() -> Path:
@@ -258,10 +260,10 @@ def _stated_range(comment):
 
 # %% ../../nbs/runs/00_parameters.ipynb #ac52d6b0
 def _read_parameter(line) -> _Parameter:
-    "The parameter that papermill found in a line."
-    default, comment = _literal(line.default), line.help
+    "The parameter that a line declares."
+    default, comment = _literal(line.default), line.comment
     known = _none_means(comment) if default is None else default
-    kind = _TYPES.get(line.inferred_type_name)
+    kind = _TYPES.get(line.kind)
     if kind is None and known is not None:
         kind = type(known)
     names = _listed_names(default, comment)
@@ -279,8 +281,6 @@ def _read_parameter(line) -> _Parameter:
 
 @functools.lru_cache(256)
 def _declared(path, mtime):
-    from papermill.translators import PythonTranslator
-
     _check_kernel(path)
     found = [source for tags, source in _cells(path) if "parameters" in tags]
     if not found:
@@ -288,7 +288,12 @@ def _declared(path, mtime):
             f"{path} has no cell tagged `parameters`: tag the cell that sets the "
             "defaults (JupyterLab: the gear at the right, Cell Tags)."
         )
-    lines = PythonTranslator.inspect(dict(source=found[0]))
+    try:
+        lines = read_declarations(found[0])
+    except (SyntaxError, tokenize.TokenError) as e:
+        raise ValueError(
+            f"{path}: the parameters cell is no Python: {e}."
+        ) from None
     return {line.name: _read_parameter(line) for line in lines}
 
 # %% ../../nbs/runs/00_parameters.ipynb #5b0c7f14

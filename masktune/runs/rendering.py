@@ -31,6 +31,14 @@ def metric_title(
     return METRIC_NAMES.get(metric, metric) + ", %" * (metric not in _NOT_PERCENT)
 
 
+def _heading(text) -> str:
+    "A column's name in words: balanced worst_group_accuracy is balanced worst group."
+    for metric, words in METRIC_NAMES.items():
+        if "_" in metric:
+            text = str(text).replace(metric, words.partition(" (")[0])
+    return str(text)
+
+
 def _factor_and_digits(metric):
     return (1, _NOT_PERCENT[metric]) if metric in _NOT_PERCENT else (100, 1)
 

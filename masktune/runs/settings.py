@@ -174,7 +174,7 @@ def build_methods(
     """The methods that `s.method` names: "all", or names with commas between.
 
     ERM is always among them, because others start from it. `s` also holds epochs, lr,
-    batch_size, finetune_lr, n_std, iterations, weights and device.
+    batch_size, finetune_lr, n_std, iterations, weights, device and, where it has one, bf16.
     """
     known = METHOD_BUILDERS | builders
     asked = _requested_methods(s.method, known)
@@ -182,7 +182,11 @@ def build_methods(
     def build(name, seed):
         common = dict(seed=seed, device=s.device)
         training = common | dict(
-            epochs=s.epochs, lr=s.lr, batch_size=s.batch_size, augment=augment
+            epochs=s.epochs,
+            lr=s.lr,
+            batch_size=s.batch_size,
+            augment=augment,
+            bf16=vars(s).get("bf16", False),
         )
         return known[name](s, common, training)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import resolve_path
+from ..core.files import _as_path, resolve_path
 from .locks import _slurm_jobs, lock_owner
 from .record import _damage, _finished_record, _last_line, _read_json
 from .record import _read_plan
@@ -69,7 +69,7 @@ def run_status(
 ) -> pd.DataFrame:  # run, experiment, given, state, minutes, note
     "Return the state of each run: finished, damaged, running, failed, queued, stopped or waiting."
     if isinstance(runs, (list, tuple)):
-        folders = [Path(r) for r in runs]
+        folders = [_as_path(r) for r in runs]
     else:
         root = resolve_path(runs)
         folders = list(_run_folders(root))

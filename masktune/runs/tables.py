@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.validation import check_choice
 from .rendering import FORMATS, _difference, _spread
-from .rendering import metric_title, render_blocks
+from .rendering import _heading, metric_title, render_blocks
 from .results import read_metrics
 from .selection import SELECTION_RULES, _NOT_TESTS, _shown_weights
 from .selection import apply_selection, filter_metrics
@@ -32,7 +32,8 @@ class _TextCells:
         "The heading of each cell's column"
         metrics = self.frame.metric.tolist()
         titled = self.cols == "metric"
-        labels = [metric_title(v) if titled else v for v in self.frame[self.cols]]
+        named = metric_title if titled else _heading
+        labels = [named(v) for v in self.frame[self.cols]]
         if not self.by_split:
             return labels
         return [
@@ -161,7 +162,7 @@ def _missing_seeds(f, rows, column):
     all_rows = f[rows].unique()
     for key, part in f.groupby(column, sort=False):
         every = set().union(*part.seeds)
-        name = ", ".join(map(str, key))
+        name = ", ".join(map(_heading, key))
         for row, seeds in zip(part[rows], part.seeds):
             if gone := sorted(every - set(seeds)):
                 yield f"{row} on {name}: no seed {', '.join(map(str, gone))}."
@@ -175,14 +176,15 @@ def _notes(kept, f, cell, lost, skipped):
     notes = [f"Left out: {reason}." for reason in skipped]
     for row, *column in lost:
         notes.append(
-            f"{row} on {', '.join(map(str, column))}: nothing to choose by."
+            f"{row} on {', '.join(map(_heading, column))}: nothing to choose by."
         )
     for found in _missing_seeds(f, cell[0], cell[1:]):
         if isinstance(found, str):
             notes.append(found)
         elif found not in lost:
             row, *column = found
-            notes.append(f"{row} on {', '.join(map(str, column))}: not measured.")
+            where = ", ".join(map(_heading, column))
+            notes.append(f"{row} on {where}: not measured.")
     commits = kept.commit.unique()
     if len(commits) > 1:
         first = ", ".join(map(str, commits[:4]))

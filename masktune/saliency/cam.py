@@ -6,9 +6,12 @@
 __all__ = ['saliency_methods', 'cam']
 
 # %% ../../nbs/saliency/00_cam.ipynb #689287d4
+from weakref import WeakKeyDictionary
+
+import numpy as np
 import torch
 
-from ..core.validation import check_choice
+from ..core.validation import check_choice, check_types
 from ..evaluation.metrics import unit_images
 from ..models.network import eval_mode
 from ..models.wrap import as_network
@@ -53,8 +56,23 @@ def _weight_maps(A, G, method):
         return _FORMULAS[method](A, G).relu()
 
 # %% ../../nbs/saliency/00_cam.ipynb #fe06090b
+# neck without weights -> {shape of its maps: whether it pools by the mean}
+_MEAN_POOLS: WeakKeyDictionary = WeakKeyDictionary()
+
+
 def _pools_by_mean(model, A):
-    "Whether `model.pool` is the mean over places"
+    "Whether `model.pool` is the mean over places; tried once for each shape of maps"
+    if any(True for _ in model.neck.parameters()):
+        return _gives_the_mean(model, A)  # it may change in training
+    known = _MEAN_POOLS.setdefault(model.neck, {})
+    shape = A.shape[1:], A.dtype, A.device
+    if shape not in known:
+        known[shape] = _gives_the_mean(model, A)
+    return known[shape]
+
+
+def _gives_the_mean(model, A):
+    "Whether the mean over places of noise comes out of `model.pool`"
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, *A.shape[1:], generator=generator).to(A)
     try:
@@ -65,11 +83,22 @@ def _pools_by_mean(model, A):
     return same_shape and torch.allclose(pooled, noise.mean((2, 3)), atol=1e-5)
 
 
+def _target_error(target, logits):
+    return ValueError(
+        f"target={target!r:.60} must be None, a class number, or {len(logits)} class numbers."
+    )
+
+
 def _target_classes(logits, target):
     "N class numbers: the predicted ones, or those given"
     if target is None:
         return logits.argmax(1)
-    chosen = torch.as_tensor(target, device=logits.device).expand(len(logits))
+    try:
+        chosen = torch.as_tensor(target, device=logits.device).expand(len(logits))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise _target_error(target, logits) from None
+    if chosen.is_floating_point() or chosen.dtype == torch.bool:
+        raise _target_error(target, logits)
     if chosen.min() < 0 or chosen.max() >= logits.shape[1]:
         wrong = int(chosen.min() if chosen.min() < 0 else chosen.max())
         raise ValueError(
@@ -204,7 +233,7 @@ def _maps_and_logits(
     target=None,  # class whose logit is explained: None for the predicted one, a number, or N numbers
 ) -> tuple[torch.Tensor, torch.Tensor]:  # float N×h×w maps ≥ 0, N×K logits
     "Where `model` looks, and its logits; see `cam`"
-    if method not in _FORMULAS:
+    if str(method) not in _FORMULAS:
         check_choice("method", method, saliency_methods())
     model = as_network(model, size=tuple(x.shape[-2:]))
     make = _maps if method in _FORMULAS else _library_maps
@@ -213,9 +242,10 @@ def _maps_and_logits(
         return make(model, x, method, target)
 
 
+@check_types
 def cam(
     model,  # any classifier (torchvision's, timm's, transformers', your own), or a fitted method
-    x: torch.Tensor,  # float N×C×H×W in [0, 1], or uint8
+    x: torch.Tensor | np.ndarray,  # float N×C×H×W in [0, 1], or uint8
     method: str = "xgradcam",  # one of saliency_methods()
     target=None,  # class whose logit is explained: None for the predicted one, a number, or N numbers
 ) -> torch.Tensor:  # float N×h×w ≥ 0

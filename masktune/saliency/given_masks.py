@@ -14,11 +14,11 @@ import torch
 from ..core.files import fingerprint
 from ..core.random import make_generator
 from ..data.split import Split
-from .maps import SaliencyMasks, _HiddenByPosition
-from .masking import apply_mask, random_squares
+from .maps import SaliencyMasks
+from .masking import HiddenByPosition, apply_mask, random_squares
 
 # %% ../../nbs/saliency/03_given_masks.ipynb #b2ac0d4c
-class _MaskStack(_HiddenByPosition):
+class _MaskStack(HiddenByPosition):
     "Masks by position: how many, which, how much they hide."
 
     masks: torch.Tensor | SaliencyMasks
@@ -26,9 +26,11 @@ class _MaskStack(_HiddenByPosition):
     def __len__(self) -> int:
         return len(self.masks)
 
-    def __getitem__(self, index) -> torch.Tensor:
+    def on(self, index, device) -> torch.Tensor:
         "bool n×H×W for the images at `index`, True = hidden"
-        return self.masks[index]
+        if isinstance(self.masks, SaliencyMasks):
+            return self.masks.on(index, device)
+        return self.masks[index].to(device, non_blocking=True)
 
     def check(
         self,
@@ -110,10 +112,11 @@ class RandomSquares:
 def hidden_shares(
     masks: SaliencyMasks | GivenMasks | RandomSquares,  # of n images
     n: int,  # how many images there are
+    device: torch.device | str = "cpu",  # where the masks are made
 ) -> tuple[float, float]:  # fractions of pixels and of images
     "Return the mean share of pixels that is hidden, and the share of images in which nothing is."
     if isinstance(masks, RandomSquares):
         return masks.masked_fraction(), 0.0
     parts = torch.arange(n).split(1024)
-    each = torch.cat([masks[p].float().mean((1, 2)) for p in parts])
+    each = torch.cat([masks.on(p, device).float().mean((1, 2)) for p in parts])
     return each.mean().item(), (each == 0).float().mean().item()

@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 
 from ..core.distributed import distributed_state, rank_and_world_size
-from ..core.files import atomic_write, fingerprint
+from ..core.files import fingerprint, read_tensors, write_tensors
 from ..core.progress import Throttle, progress
-from ..core.validation import check_choice
+from ..core.validation import check_choice, check_count, check_types
 from ..data.split import Split
-from ..evaluation.metrics import check_split, gather_across_ranks
+from ..evaluation.metrics import gather_across_ranks
 from ..models.network import check_outputs
 from ..models.wrap import as_network, inference_copy
 from .cam import _maps_and_logits
-from .masking import apply_mask, relocate_masks, threshold_maps
-from .masking import uncrop_mask
+from .masking import HiddenByPosition
+from .masking import threshold_maps, uncrop_mask
 from ..training.augment import View
 
 # %% ../../nbs/saliency/02_maps.ipynb #7e71bbc3
@@ -48,8 +48,7 @@ class _Shown:
         path,  # one file
     ):
         "Write the maps to one file, whole or not at all."
-        with atomic_write(path) as temp:
-            torch.save(vars(self), temp)
+        write_tensors(vars(self), path)
 
     @property
     def n_blank(self) -> int:
@@ -103,7 +102,8 @@ class SaliencyMaps(_Shown):
     ) -> "SaliencyMaps":
         "Read maps from a file; a `ValueError` is raised if they were made from other things."
         try:
-            kept = torch.load(path, weights_only=True)
+            kept = cls(**read_tensors(path))
+            made = dict(kept.made_from)
         except FileNotFoundError:
             raise FileNotFoundError(f"there are no maps at {path}.") from None
         except Exception as e:
@@ -112,44 +112,22 @@ class SaliencyMaps(_Shown):
                 f"{path} is damaged or holds no maps ({reason})."
             ) from None
         for what, value in made_from.items():
-            if kept["made_from"][what] != value:
+            if made.get(what) != value:
                 raise _stale_error(path, what)
-        return cls(**kept)
+        return kept
 
 # %% ../../nbs/saliency/02_maps.ipynb #8b54a142
-def _thresholded(maps, index, rule):
+def _thresholded(values, size, box, rule):
     "bool N×H×W in the frame of the images, for maps of a whole image or of a view"
-    values, size, box = maps.values[index], maps.size, maps.box
     if box is None:
         return threshold_maps(values, size, **rule)
     top, left, bottom, right = box
     seen = threshold_maps(values, (bottom - top, right - left), **rule)
     return uncrop_mask(seen, box, size)
 
-# %% ../../nbs/saliency/02_maps.ipynb #c8bf40d0
-class _HiddenByPosition:
-    "Masks that are found by an image's position in its split."
-
-    fill: object
-
-    def __getitem__(self, index) -> torch.Tensor:
-        "bool n×H×W for the images at `index`, True = hidden"
-        raise NotImplementedError
-
-    def apply(
-        self,
-        x: torch.Tensor,  # float n×C×H×W in [0, 1]
-        index: torch.Tensor,  # int64 n: which images of the split these are
-        moved: torch.Generator | None = None,  # put each mask at a random place
-    ) -> torch.Tensor:  # like x
-        "Return the images with their masks hidden."
-        masks = self[index]
-        masks = masks if moved is None else relocate_masks(masks, moved)
-        return apply_mask(x, masks.to(x.device, non_blocking=True), self.fill)
-
 # %% ../../nbs/saliency/02_maps.ipynb #c8bf40d1
 @dataclass(eq=False, repr=False)
-class SaliencyMasks(_HiddenByPosition):
+class SaliencyMasks(HiddenByPosition):
     "Masks that are made when they are asked for: `masks[index]` is a tensor of bools N×H×W, True = hidden."
 
     maps: SaliencyMaps  # where the network looked
@@ -160,9 +138,16 @@ class SaliencyMasks(_HiddenByPosition):
     def __len__(self) -> int:
         return len(self.maps)
 
-    def __getitem__(self, index) -> torch.Tensor:
-        masks = _thresholded(self.maps, index, self.rule)
-        return masks | self.previous[index] if self.previous else masks
+    def __post_init__(self):
+        self._values: dict = {}  # device -> all maps: a few dozen numbers an image
+
+    def on(self, index, device) -> torch.Tensor:
+        "bool n×H×W for the images at `index`, made on `device` from maps that stay there"
+        if device not in self._values:
+            self._values[device] = self.maps.values.to(device)
+        values = self._values[device][index]
+        masks = _thresholded(values, self.maps.size, self.maps.box, self.rule)
+        return masks | self.previous.on(index, device) if self.previous else masks
 
     def hidden_pixels(self) -> torch.Tensor:
         "Count the hidden pixels of each image."
@@ -311,11 +296,13 @@ def _run_pass(look, batch_size, part):
                 keep(lambda: look.result().save(part))
 
 # %% ../../nbs/saliency/02_maps.ipynb #b8b1a0f6
+@check_types
 def compute_maps(
     model,  # any classifier, or a fitted method
     split: Split,  # the images
     method: str = "xgradcam",  # one of saliency_methods()
-    target="predicted",  # whose logit is explained: "predicted", "label", or a class number
+    target: str
+    | int = "predicted",  # whose logit is explained: "predicted", "label", or a class number
     masks: SaliencyMasks
     | None = None,  # hide these first (the masks of an earlier iteration)
     view: View
@@ -323,14 +310,14 @@ def compute_maps(
     batch_size: int = 256,  # images at a time
     bf16: bool
     | None = None,  # autocast to bfloat16; None: on a GPU, but not on a CPU
-    file=None,  # where to keep the result
+    file: str | Path | None = None,  # where to keep the result
 ) -> SaliencyMaps:
     """Make a heat map for every image of `split`, for about the price of a forward pass.
 
     With `file`, an interrupted pass is resumed and a finished one is read. A `ValueError` is raised for a
     network whose classes are not those of the split, whose logits are not finite, or whose map has one place.
     """
-    check_split(split, "cam")
+    check_count("batch_size", batch_size)
     size = (view.crop, view.crop) if view else split.image_size
     model = as_network(model, size=size)
     check_outputs(model.n_classes, split)

@@ -34,11 +34,11 @@ def frozen_bn_loss(
     loss: Callable,  # (network, Batch) -> mean loss
 ) -> Callable:  # like `loss`
     "Return `loss` with the batch norms of `net` in evaluation mode."
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
 
     def frozen_loss(model, batch):
-        for norm in norms:
-            norm.eval()
+        for m in net.modules():  # anew: `synced_batch_norm` replaces them
+            if isinstance(m, _BatchNorm):
+                m.eval()
         return loss(model, batch)
 
     return frozen_loss

@@ -10,10 +10,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from ..core.distributed import rank_and_world_size
-from ..core.files import atomic_write
+from ..core.files import read_tensors, write_tensors
 from ..core.progress import Throttle
 
 # %% ../../nbs/training/02_checkpoints.ipynb #2cd39b18
@@ -25,7 +23,7 @@ _ANOTHER = (
 def _read_state(file):
     "The state in a file; None, with a warning, if the file is damaged."
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return read_tensors(file)
     except Exception as error:
         warnings.warn(
             f"{file} is damaged ({type(error).__name__}) and is left out."
@@ -62,8 +60,7 @@ class _Folder:
     def _write(self, state):
         newer, older = self.files
         new = newer.with_name("next.pt")
-        with atomic_write(new) as temp:
-            torch.save(state | dict(identity=self.identity), temp)
+        write_tensors(state | dict(identity=self.identity), new)
         if newer.exists():
             newer.replace(older)
         new.replace(newer)
