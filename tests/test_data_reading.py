@@ -293,6 +293,16 @@ def test_skip_covers_every_way_of_being_unreadable(tmp_path):
     assert "FileNotFoundError" in s.skipped[1]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    fill(tmp_path)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    with pytest.raises(ValueError, match="1 of 13 images can't be read: .*a pipe"):
+        Split.from_folder(tmp_path)
+    with pytest.warns(UserWarning, match="1 of 13"):
+        assert len(Split.from_folder(tmp_path, on_error="skip")) == 12
+
+
 def test_odd_names_can_be_written_to_any_table(tmp_path):
     names = [
         "a'b\".png",
@@ -605,6 +615,31 @@ def test_other_values_are_refused_with_what_they_look_like(change, says):
     x = torch.linspace(0, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
     with pytest.raises(ValueError, match=says):
         Split.from_tensors(change(x), [0, 1])
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (dict(labels=[0, 10**12]), "far beyond the number of images"),
+        (dict(labels=["a", "b"]), "number the names"),
+        (dict(labels=[0.5, 1]), "whole numbers, and 0.5"),
+        (dict(labels=[float("nan"), 1]), "whole numbers, and nan"),
+        (dict(labels=[-1, 1]), "count from 0"),
+        (dict(labels=[[0], [1]]), "one each"),
+        (dict(ids="ab"), "a list with a name for each image"),
+        (dict(ids=["a", None]), "a list with a name for each image"),
+        (dict(ids=["a", "a"]), "'a' occurs twice"),
+        (dict(class_names="ab"), "a list of different names"),
+        (dict(class_names=["a", "a"]), "a list of different names"),
+        (dict(class_names=["a"]), "only 1 names"),
+    ],
+)
+def test_labels_ids_and_names_are_checked(given, says):
+    x = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=says):
+        Split.from_tensors(x, **(dict(labels=[0, 1]) | given))
+    for labels in ([0.0, 1.0], [False, True], np.array([0, 1], np.uint8)):
+        assert Split.from_tensors(x, labels).labels.tolist() == [0, 1]
 
 
 def test_a_transform_is_tried_on_a_file_that_can_be_read_to_its_end(tmp_path):

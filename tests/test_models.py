@@ -180,6 +180,32 @@ def test_nothing_comes_of_a_network_that_diverged():
             ask(net, split())
 
 
+def test_every_entry_takes_the_same_values():
+    net, x = create_model("small_cnn", 3), images(4)
+    logits, heat = predict(net, x).logits, cam(net, x)
+    assert heat.amax() > 0
+    for same in (x / 255, x.double() / 255, x.numpy(), x.numpy() / 255):
+        assert torch.allclose(predict(net, same).logits, logits, atol=1e-5)
+        assert torch.allclose(cam(net, same), heat, atol=1e-5)
+    not_finite = x / 255 * float("nan")
+    wrong = {
+        "look normalised": (x / 255 - 0.45) / 0.22,
+        "look like bytes": x.float(),
+        "not torch.int64": x.long(),
+        "channels come last": x.permute(0, 2, 3, 1),
+        "a dimension is missing": x[0],
+        "the list": [Image.new("RGB", (24, 24))],
+        "not finite": not_finite,
+    }
+    for says, values in wrong.items():
+        for ask in (predict, cam):
+            with pytest.raises((ValueError, TypeError), match=says):
+                ask(net, values)
+    for ask in (evaluate, compute_maps):
+        with pytest.raises(TypeError, match="split must be Split, not the Tensor"):
+            ask(net, x)
+
+
 @pytest.mark.parametrize(
     "family", ["branches, view, dict", "torchvision ResNet, 64×96"]
 )
@@ -206,6 +232,26 @@ class Wide(families.Branches):
         h = self.conv2(self.conv1(x).relu()).relu()
         h = nn.functional.adaptive_avg_pool2d(h, 4).flatten(1)
         return self.fc(self.hidden(h).relu())
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda z: -z,
+        lambda z: z + z.new_tensor([0.5, 0.3, 0.2]).log(),
+        lambda z: z[:, [1, 0, 2]],
+        lambda z: z.masked_fill(torch.tensor([False, True, False]), -1e4),
+        lambda z: z.clamp(-10, 10),
+        lambda z: 10 * torch.tanh(z / 10),
+        lambda z: z.relu(),
+        lambda z: nn.functional.normalize(z),
+        lambda z: z**3,
+    ],
+    ids="negated prior order mask limit tanh relu unit cube".split(),
+)
+def test_an_end_that_changes_the_answer_is_refused(end):
+    with pytest.raises(ValueError, match="changes the order or the meaning"):
+        wrap(small(end=Act(end)).eval(), size=24)
 
 
 def test_one_size_that_is_not_square_from_end_to_end(tmp_path):

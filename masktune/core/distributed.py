@@ -6,6 +6,7 @@
 __all__ = ['distributed_state', 'rank_and_world_size', 'resolve_device', 'environment']
 
 # %% ../../nbs/core/03_distributed.ipynb #ca053482
+import contextlib
 import functools
 import os
 import platform
@@ -40,7 +41,11 @@ def resolve_device(
 ) -> torch.device:
     "The device to compute on; each process of a shared run gets its own."
     if device is not None:
-        return torch.device(device)
+        with contextlib.suppress(RuntimeError):
+            return torch.device(device)
+        raise ValueError(
+            f"device={device!r} is not known: use 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        )
     if state := distributed_state():
         return state.device
     if torch.cuda.is_available():

@@ -72,7 +72,14 @@ def _checked_names(given, numbers, what):
     "The names of labels or groups; enough of them"
     n = int(numbers.max()) + 1 if len(numbers) else 0
     if given is None:
+        if n > 1000 + 10 * len(numbers):
+            raise ValueError(
+                f"{what.strip() or 'label'}s go up to {n - 1:,}, far beyond the number of images: "
+                "number them from 0 without large gaps."
+            )
         return [f"{what}{i}" for i in range(n)]
+    if isinstance(given, str) or len(set(given)) < len(given):
+        raise ValueError(f"names must be a list of different names, not {given!r}.")
     if n > len(given):
         what = what.strip() or "label"
         raise ValueError(
@@ -84,6 +91,11 @@ def _checked_names(given, numbers, what):
 def _checked_integers(values, n, what):
     "int64 N from whole numbers of any kind; a copy"
     values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{what} must be whole numbers, and {values.flatten()[0]!r} is among them: number the "
+            "names, and pass the names as well."
+        )
     if values.dtype.kind == "f" and not (values == np.floor(values)).all():
         odd = values[values != np.floor(values)][0]
         raise ValueError(f"{what} must be whole numbers, and {odd} is among them.")
@@ -125,6 +137,8 @@ def checked_labels(
 
 
 def _check_ids(ids, n):
+    if isinstance(ids, str) or any(i is None for i in ids):
+        raise ValueError("ids must be a list with a name for each image.")
     if len(ids) != n:
         raise ValueError(f"{n} images need {n} ids, one each, not {len(ids)}.")
     twice = pd.Series(list(ids), dtype=object).duplicated()

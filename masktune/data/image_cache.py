@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import os
+import stat
 import threading
 import warnings
 import zlib
@@ -81,6 +82,13 @@ class _Scan(NamedTuple):
         return shapes.pop() if len(shapes) == 1 else None
 
 
+def _refuse_special(path):
+    "Raise an `OSError` for pipes and devices, which could be waited for without end."
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("it is a pipe, a socket or a device")
+
+
 def _content_hash(content) -> str:
     return hashlib.blake2b(content).hexdigest()
 
@@ -88,6 +96,7 @@ def _content_hash(content) -> str:
 def _scan_one(path) -> tuple[str, int, int, bool]:
     "(hash, height, width, special); what can't be read has no size, and decoding will say why."
     try:
+        _refuse_special(path)
         content = Path(path).read_bytes()
     except OSError as e:
         return type(e).__name__, 0, 0, False
@@ -103,11 +112,11 @@ def _scan_one(path) -> tuple[str, int, int, bool]:
 # %% ../../nbs/data/01_image_cache.ipynb #f41162e0
 def _stat(path: Path) -> tuple:
     try:
-        stat = path.stat()
+        found = path.stat()
     except OSError:
         return (str(path),)
-    times = stat.st_mtime_ns, stat.st_ctime_ns
-    return str(path), stat.st_size, *times, stat.st_ino
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return str(path), found.st_size, *times, found.st_ino
 
 
 def _stored_scan(file) -> _Scan | None:
@@ -143,6 +152,7 @@ def _scan(paths, pool) -> _Scan:
 # %% ../../nbs/data/01_image_cache.ipynb #2e51dbb0
 def _decode_one(path, content_hash, resize, shape) -> bytes:
     "The planes of one image; a `ValueError` if the file is not the one that was scanned."
+    _refuse_special(path)
     content = path.read_bytes()
     if _content_hash(content) != content_hash:
         raise ValueError("it changed while it was read: start again")

@@ -32,7 +32,7 @@ def _stretched(target, share):
     return [math.floor(t / share + 1e-6) for t in target]
 
 
-def _whole(old, target, share):
+def _whole(old, target, share=1.0):
     "(width, height) of a picture scaled so that a crop of `target` keeps `share` of its short side."
     need = _stretched(target, share)
     goal, side = max(zip(need, old), key=lambda pair: pair[0] / pair[1])

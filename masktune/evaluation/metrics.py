@@ -6,9 +6,11 @@
 __all__ = ['Predictions', 'gather_across_ranks', 'predict', 'Report', 'group_report', 'evaluate']
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #2cf69724
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -120,6 +122,12 @@ def unit_images(
     images: torch.Tensor,  # uint8, or floats in [0, 1]; N×C×H×W
 ) -> torch.Tensor:  # float in [0, 1]
     "Images as the networks take them. Raise a `ValueError` that says what other tensors look like."
+    if isinstance(images, np.ndarray):
+        images = torch.as_tensor(images)
+    if not isinstance(images, torch.Tensor):
+        raise ValueError(
+            f"images must be a tensor or array N×C×H×W, not a {type(images).__name__}."
+        )
     if images.ndim != 4 or images.shape[1] > 4 >= images.shape[3]:
         raise _layout_error(images)
     if images.dtype == torch.uint8:
@@ -133,7 +141,7 @@ def unit_images(
     )
     if not (low >= -0.01 and high <= 1.01):  # interpolation overshoots a little
         raise _range_error(low, high)
-    return images
+    return images.float() if images.dtype == torch.float64 else images
 
 
 def _layout_error(images):
@@ -153,6 +161,8 @@ def _range_error(low, high):
     if low >= 0 and high > 10:
         looks = "like bytes: divide them by 255"
     found = f"these are in [{low:.3g}, {high:.3g}] and look {looks}."
+    if not (math.isfinite(low) and math.isfinite(high)):
+        found = "some of these are not finite."
     return ValueError(f"float images must be in [0, 1]; {found}")
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #11f0f131
@@ -187,11 +197,14 @@ def _finite(logits):
 @check_types
 def predict(
     model,  # a network, or a fitted method
-    images: Split | torch.Tensor,  # a tensor: N×C×H×W, uint8 or floats in [0, 1]
+    images: Split
+    | torch.Tensor
+    | np.ndarray,  # an array: N×C×H×W, uint8 or floats in [0, 1]
     batch_size: int = 512,  # images at a time
     transform: Callable | None = None,  # Batch -> Batch: changes a Split's images
 ) -> Predictions:
     "The logits of `model` in evaluation mode, on its device. Raise a `ValueError` if they are not finite."
+    images = torch.as_tensor(images) if isinstance(images, np.ndarray) else images
     net = as_network(model, size=_image_size(images))
     if isinstance(images, torch.Tensor):
         if images.ndim not in (2, 4):

@@ -62,11 +62,13 @@ def find_head(
             call.made
         )
         known, end = recognise_end(z, _output_with(net, call.layer, z, images))
-        if known and _explains(end, call.made, record.logits):
-            return call, end
+        large = _output_with(net, call.layer, 30 * z, images)  # a clamp shows there
+        if known and _explains(end, 30 * z, large):
+            if _explains(end, call.made, record.logits):
+                return call, end
     raise ValueError(
         f"what follows its last linear layer, {heads[-1].name}, changes the order or the meaning "
-        "of the classes (a prior, another order, a sign, two heads): "
+        "of the classes (a prior, another order, a sign, a limit, two heads): "
         "build that into the layer, or pass the network without it"
     )
 

@@ -8,6 +8,7 @@ __all__ = ['saliency_methods', 'cam']
 # %% ../../nbs/saliency/00_cam.ipynb #689287d4
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from ..core.validation import check_choice, check_types
@@ -244,12 +245,19 @@ def _maps_and_logits(
 @check_types
 def cam(
     model,  # any classifier (torchvision's, timm's, transformers', your own), or a fitted method
-    x: torch.Tensor,  # float N×C×H×W in [0, 1], or uint8
+    x: torch.Tensor | np.ndarray,  # float N×C×H×W in [0, 1], or uint8
     method: str = "xgradcam",  # one of saliency_methods()
     target=None,  # class whose logit is explained: None for the predicted one, a number, or N numbers
 ) -> torch.Tensor:  # float N×h×w ≥ 0
     """Show where `model` looks, as heat maps at the resolution of its features.
 
-    Raises a `ValueError` if `x` is not made of images in [0, 1], or if `target` is no class of the network.
+    Raises a `ValueError` if `x` is not made of images in [0, 1], if `target` is no class of the network, or if
+    the logits or maps are not finite.
     """
-    return _maps_and_logits(model, unit_images(x), method, target)[0]
+    heat, logits = _maps_and_logits(model, unit_images(x), method, target)
+    if not (heat.isfinite().all() and logits.isfinite().all()):
+        raise ValueError(
+            "the logits or maps are not finite: the network has diverged in training, or its "
+            "weights are damaged."
+        )
+    return heat

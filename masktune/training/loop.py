@@ -118,9 +118,14 @@ def _diverged_error(run):
     batch, last = int(run.tensors["finite_steps"]), run.tensors["last_loss"].item()
     lr = run.optimizer.param_groups[0]["lr"]
     what = "the loss" if batch < run.step else "a weight"
+    before = (
+        f"the last finite loss was {last:.4g}"
+        if math.isfinite(last)
+        else "none was finite"
+    )
     return FloatingPointError(
         f"{what} is not finite in epoch {run.epoch + 1}, after {batch} of {run.steps} batches;"
-        f" the last finite loss was {last:.4g}. Lower the learning rate (lr={lr:g}), or look for"
+        f" {before}. Lower the learning rate (lr={lr:g}), or look for"
         " extreme values in the images or in a loss of your own."
     )
 
