@@ -1,6 +1,5 @@
 "Many networks on one ranking, soft masks of annotated features, and criteria that need no groups."
 
-import json
 
 import numpy as np
 import pandas as pd

@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 
 from ..core.files import data_root
-from ..core.random import make_generator
 from ..core.validation import check_choice
 from .benchmark import Benchmark, hold_out_missing, split_by_part
 from .folders import image_suffixes, is_hidden, missing_path_error
