@@ -62,7 +62,7 @@ def _count_pictures(images, *texts) -> int:
     "How many pictures there are to show; each list of texts must have as many."
     several = hasattr(images, "__getitem__") and hasattr(images, "__len__")
     several = several and not isinstance(images, (str, bytes, Mapping))
-    n = len(images) if several and getattr(images, "ndim", 1) else 0
+    n = len(images) if several and getattr(images, "ndim", None) != 0 else 0
     if n == 0:
         raise ValueError(f"there must be one picture or more, not {images!r:.60}.")
     for text in (t for t in texts if t is not None):
