@@ -237,6 +237,30 @@ def test_select_takes_what_survives_the_mask(fitted):
     ] == table.val_masked.tolist(), "every setting is asked with the same masks"
 
 
+def test_select_by_a_score_of_the_user(fitted):
+    bench, erm = fitted
+    small = Benchmark("small", bench.train.subset(range(0, 4000, 8)), bench.val, {})
+    asked = []
+
+    def first_is_best(net, val):
+        assert val is small.val
+        asked.append(net)
+        return -len(asked)
+
+    best = MaskTune(device="cpu").select(
+        erm, small, score=first_is_best, fill=("blur", "black")
+    )
+    table = best.selection_
+    assert [id(m.model_) for m in best.tried_] == [id(net) for net in asked]
+    assert table.score.tolist() == [-1, -2] and table.chosen.tolist() == [
+        True,
+        False,
+    ]
+    assert best is best.tried_[0] and best.fill == "blur"
+    with pytest.raises(ValueError, match="or pass a score"):
+        MaskTune(device="cpu").select(erm, small, fill=("blur", "black"))
+
+
 def test_masked_accuracy_counts_images_with_hidden_places(fitted):
     bench, erm = fitted
     masks = compute_maps(erm.model_, bench.val).masks(top_fraction=0.2)

@@ -392,3 +392,72 @@ def test_every_committed_run_says_what_made_it():
     for file in RESULTS.rglob("config.json"):
         assert json.loads(file.read_text())["parameters"]
         read_config(file.parent)
+
+
+# --- audit, choosing, gaps ---
+
+
+def test_the_audit_finds_ten_of_fourteen_and_accuses_nobody():
+    found = pd.read_csv(RESULTS / "audit/settings.csv")
+    assert len(found) == 48
+    judged = found[found.half == "judged on"]
+    taken, clean = (judged[judged.truth == t].found for t in ("taken", "clean"))
+    assert (taken.sum(), len(taken), clean.sum(), len(clean)) == (10, 14, 0, 15)
+    assert (judged["sign right"].sum(), len(judged)) == (27, 30)
+    missed = found[(found.truth == "taken") & ~found.found]
+    assert set(missed.cue) == {"moving sticker", "watermark"}
+    assert set(missed.family) == {"photographs"} and len(missed) == 4
+    said_yes = found[found.hiding_helps == "yes"]
+    assert len(said_yes) == 4 and (said_yes.gain >= 0.05).all()
+    assert (found.gain >= 0.05).sum() == 8
+
+
+def test_the_audit_misses_the_ground_of_waterbirds():
+    birds = pd.read_csv(RESULTS / "audit/waterbirds.csv")
+    assert set(birds.verdict) == {"no sign"}
+    first = birds[birds.network.str.endswith("seed 0")].set_index("evidence")
+    hot = first.loc["transplant, hot place"]
+    assert (round(100 * hot.value), round(100 * hot.control)) == (42, 22)
+
+
+def test_the_largest_transplant_ranks_best_without_groups():
+    rho = pd.read_csv(RESULTS / "choosing/spearman.csv")
+    assert len(rho) == 20 and (rho["any transplant"] > 0).all()
+    criteria = rho.columns[4:]
+    positive = [c for c in criteria if (rho[c].dropna() > 0).all()]
+    assert positive == ["any transplant"]
+    means = rho.groupby("kind")[["any transplant", "hidden"]].mean().round(2)
+    assert means.loc["setting"].tolist() == [0.64, 0.52]
+    assert means.loc["method"].tolist() == [0.72, 0.42]
+
+
+def test_what_would_have_been_chosen_without_groups():
+    chosen = pd.read_csv(RESULTS / "choosing/chosen.csv")
+    means = (100 * chosen.groupby("kind").mean(numeric_only=True)).round()
+    asked = ["any transplant", "hidden", "default", "best", "ERM"]
+    assert means.loc["setting", asked].tolist() == [67, 66, 60, 69, 42]
+    assert means.loc["method", asked].tolist() == [74, 59, 60, 82, 42]
+    worst = chosen[
+        (chosen.kind == "method") & (chosen["any transplant"] < chosen.ERM - 0.1)
+    ]
+    assert worst.data.tolist() == ["O Q, square"] and worst.seed.tolist() == [1]
+
+
+def test_the_data_decide_where_networks_lean():
+    between = pd.read_csv(RESULTS / "spuriosity/between.csv", index_col=0).round(2)
+    assert between.loc["stickers", ["stickers", "turned"]].tolist() == [0.81, -0.7]
+    found = pd.read_csv(RESULTS / "spuriosity/findings.csv", index_col=0)
+    own = found.stickers
+    assert own.networks == 12 and own.classes == 8
+    ratio = own["variance over classes"] / own["variance over networks"]
+    assert 5 < ratio < 6
+    assert (
+        found["all"]["variance over classes"]
+        < found["all"]["variance over networks"]
+    )
+    assert round(own["mean correlation, shuffled"], 2) == 0.69
+    shared = pd.read_csv(RESULTS / "spuriosity/shared_classes.csv")
+    assert len(shared) == 8 and shared.smallest.min() > 0.2
+    summary = pd.read_csv(RESULTS / "spuriosity/summary.csv")
+    gaps = 100 * summary[summary.trained_on == "stickers"].gap
+    assert round(gaps.min()) == 69 and round(gaps.max()) == 78

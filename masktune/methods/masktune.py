@@ -200,7 +200,7 @@ class _Selects(NetworkMethod):
         best.selection_ = _selection_table(tried, scores, best, grid)
         return best
 
-
+# %% ../../nbs/methods/01_masktune.ipynb #7e7c015d
 def _selection_table(tried, scores, best, grid):
     "A row for each fit: its settings, its numbers on validation images, its score"
     shown = ["val_accuracy", "val_masked", "hidden"]

@@ -110,8 +110,7 @@ def write_soft_masks(
     check_fraction("share", share)
     pooled, rows = extract_features(net, split), []
     for answer in progress(_answered(answers), "soft masks", unit="feature"):
-        klass, feature = answer[:2]
-        at = _most_active(pooled, klass, feature, share)
+        at = _most_active(pooled, answer[0], answer[1], share)
         rows += _write_feature(net, split, at, answer, out, batch_size)
     table = pd.DataFrame(rows)
     with atomic_write(out / "masks.csv") as temporary:
