@@ -87,7 +87,7 @@ def _checked_names(given, numbers, what):
         )
     return list(given)
 
-
+# %% ../../nbs/data/14_batches.ipynb #58b6ed7b
 def _checked_integers(values, n, what):
     "int64 N from whole numbers of any kind; a copy"
     values = np.asarray(values)

@@ -146,7 +146,7 @@ def _dog_rows(root, part, folder, place, dog, n=None) -> list[dict]:
     group = len(SPAWRIOUS_LOCATIONS) * label + at
     return [dict(file=f, label=label, group=group, part=part) for f in files[:n]]
 
-
+# %% ../../nbs/data/10_group_sets.ipynb #f23102fb
 def _all_dogs(root, split) -> list[dict]:
     "The rows of all images in the folders that a split draws from."
     folders = _SPAWRIOUS_SHARES if split.filler else ["0"]
@@ -173,7 +173,7 @@ def _check_whole(rows, root):
             "was it copied or unpacked whole?"
         )
 
-
+# %% ../../nbs/data/10_group_sets.ipynb #3a97539b
 def _one_to_one_rows(root, split) -> list[dict]:
     "The rows of an o2o split: two environments, mixed with the shared place."
     rows = []

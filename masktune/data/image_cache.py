@@ -81,7 +81,7 @@ class _Scan(NamedTuple):
         shapes = {(int(h), int(w)) for h, w in self.shapes if h}
         return shapes.pop() if len(shapes) == 1 else None
 
-
+# %% ../../nbs/data/01_image_cache.ipynb #0bd935db
 def _refuse_special(path):
     "Raise an `OSError` for pipes and devices, which could be waited for without end."
     mode = os.stat(path).st_mode
