@@ -226,6 +226,22 @@ def public_names(source) -> list:
 CHART = re.compile(r"\b(plot_bars|plot_curves|chart)\(")  # drawn with lines, no photographs
 
 
+def unbroken(markdown) -> str:
+    "Cells such as `35.1 ± 6.6 (n=3)` in one piece: they are not broken into lines"
+    if isinstance(markdown, list):
+        markdown = "".join(markdown)
+    number = r"(?<=[\d.]) ± ([\d.]+)(?: (\(n=\d+\)))?"
+    lines = markdown.split("\n")
+    return "\n".join(
+        re.sub(number, whole, line) if line.startswith("|") else line for line in lines
+    )
+
+
+def whole(match) -> str:
+    "A spread without spaces at which a line could break"
+    return "\u00a0±\u00a0" + "\u00a0".join(filter(None, match.groups()))
+
+
 def fold(cell, summary):
     "Show one line in the place of a cell, until it is clicked"
     options = f'#| code-fold: true\n#| code-summary: "{summary}"\n'
@@ -250,6 +266,13 @@ class Pages:
         self.nb.cells = [
             new for cell in self.nb.cells for new in self.made_of(cell)
         ]
+        for cell in self.nb.cells:
+            if cell.cell_type == "markdown":
+                cell.source = unbroken(cell.source)
+            for output in cell.get("outputs", ()):
+                data = output.get("data", {})
+                if "text/markdown" in data:
+                    data["text/markdown"] = unbroken(data["text/markdown"])
 
     def made_of(self, cell):
         "The cells that take the place of one"

@@ -503,7 +503,7 @@ def page_complaints(page, known=None) -> list:
         *([] if template else [*outputs(nb), *stale(nb)]),
         *links(page),
         *doc_links(nb, known),
-        *imports_apart(nb),
+        *([] if page.stem == "bench" else imports_apart(nb)),  # optional libraries
         *shown_by_scripts(nb),
         *rendered(page),
         *weight(page),

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -214,12 +215,11 @@ except OSError as e:
 
 
 @pytest.fixture
-def readable(tmp_path_factory):
-    "A folder that everybody may enter"
-    folder = tmp_path_factory.mktemp("readable")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o755)
-    yield folder
+def readable():
+    "A folder that everybody may enter; pytest's own are closed to others"
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 def test_a_complete_cache_of_another_user_is_used(readable, monkeypatch):

@@ -288,6 +288,11 @@ def test_lists_of_names_and_charts_are_marked_for_the_style_sheet():
     page.begin()
     assert page.nb.cells[0].source.startswith("#| classes: chart\n")
     assert [c.source for c in page.nb.cells[1:]] == ["plot_grid(x)", "1 + 1"]
+    table = mk_cell("| a |\n|---|\n| 1.0 ± 0.2 (n=3) |\n\n1.0 ± 0.2", "markdown")
+    page = Pages(new_nb([table]))
+    page.begin()
+    kept = "| 1.0\u00a0±\u00a00.2\u00a0(n=3) |\n\n1.0 ± 0.2"
+    assert page.nb.cells[0].source.endswith(kept), "cells of tables stay on a line"
     style = (docs.ROOT / "nbs" / "styles.css").read_text()
     assert "table.reference" in style and ".cell.chart" in style
 

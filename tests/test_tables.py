@@ -526,6 +526,11 @@ def test_people_read_words_where_columns_and_notes_have_names(tmp_path):
         said = table.render(format)
         assert "balanced worst group" in said and "_accuracy" not in said
     assert "JTT on balanced worst group: no seed 1." in table.notes
+    more = [row(0.5, data="b"), row(0.6, data="b", seed=1)]
+    more.append(row(0.7, method="JTT", data="b"))
+    write(tmp_path / "b", more, parameters={})
+    said = "JTT on balanced worst group; b: no seed 1."
+    assert said in results_table(tmp_path).notes, "once, not for each column"
     assert name in table.render("csv"), "numbers for programs keep their names"
 
 

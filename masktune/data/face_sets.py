@@ -120,9 +120,7 @@ def celeba(
 
     With `source="hf"`, `root` is a local copy of the hub's repository; None: the hub itself.
     """
-    for what, attribute in (("target", target), ("confounder", confounder)):
-        check_choice(what, attribute, CELEBA_ATTRIBUTES)
-    _check_different(target, confounder)
+    _check_label_and_cue(target, confounder, CELEBA_ATTRIBUTES)
     title = f"CelebA ({target} / {confounder})"
     classes, groups = _celeba_names(target, confounder)
     options = dict(size=size, on_error=on_error, resize=resize, like=like)
@@ -138,7 +136,10 @@ def celeba(
     return _name_with_size(bench, "celeba")
 
 # %% ../../nbs/data/33_face_sets.ipynb #31a14388
-def _check_different(target, confounder):
+def _check_label_and_cue(target, confounder, known):
+    "Raise a `ValueError` unless both are known attributes, and not the same."
+    for what, attribute in (("target", target), ("confounder", confounder)):
+        check_choice(what, attribute, known)
     if target == confounder:
         raise ValueError(
             f"target and confounder are both {target}; the cue must be another attribute."
@@ -174,9 +175,7 @@ def utkface(
     like=None,  # a network that knows how its images were prepared
 ) -> Benchmark:
     "Faces; a tenth for testing, as in Spuriosity Rankings, and a tenth for validation."
-    for what, attribute in (("target", target), ("confounder", confounder)):
-        check_choice(what, attribute, UTKFACE_ATTRIBUTES)
-    _check_different(target, confounder)
+    _check_label_and_cue(target, confounder, UTKFACE_ATTRIBUTES)
     root = find_dataset("utkface", root)
     pattern = r"^(\d+)_([01])_([0-4])_\d+\.jpg.*$"
     files = _image_files(root, root)

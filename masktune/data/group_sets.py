@@ -160,7 +160,7 @@ def _all_dogs(root, split) -> list[dict]:
         for row in _dog_rows(root, "", folder, place, dog)
     ]
 
-
+# %% ../../nbs/data/10_group_sets.ipynb #3383d348
 def _check_whole(rows, root):
     "Raise a `ValueError` unless each folder has as many images as the others, as published."
     counts = Counter(str(Path(row["file"]).parent) for row in rows)

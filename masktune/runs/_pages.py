@@ -11,6 +11,7 @@ from pathlib import Path
 from .._docs import fold, markdown_table
 from .overview import stored_means
 from .parameters import experiment_parameters
+from .rendering import _heading
 from .stored import read_table
 
 # experiment -> (its folders below results/, its pages of results)
@@ -56,7 +57,7 @@ def results_table(folder) -> str:
     "The means of a run's `table.csv` as a Markdown table."
     table = read_table(folder / "table.csv")
     columns = [c for c in table.columns if c not in NOT_SHOWN]
-    titles = {c: c.replace("_", " ") for c in columns}
+    titles = {c: _heading(c).replace("_", " ") for c in columns}
     means = stored_means(folder, titles)
     return means.to_markdown(index=False, disable_numparse=True)
 

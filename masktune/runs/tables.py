@@ -158,15 +158,23 @@ def _caption(m, f, rule):
 
 # %% ../../nbs/runs/13_tables.ipynb #6cc10fad
 def _missing_seeds(f, rows, column):
-    "A note for each cell that lacks seeds or was not measured"
-    all_rows = f[rows].unique()
+    "A sentence for each row that lacks seeds, once for all columns in which they are the same"
+    places: dict[tuple, list] = {}
     for key, part in f.groupby(column, sort=False):
         every = set().union(*part.seeds)
-        name = ", ".join(map(_heading, key))
         for row, seeds in zip(part[rows], part.seeds):
-            if gone := sorted(every - set(seeds)):
-                yield f"{row} on {name}: no seed {', '.join(map(str, gone))}."
-        for row in all_rows:
+            if gone := tuple(sorted(every - set(seeds))):
+                places.setdefault((row, gone), []).append(
+                    ", ".join(map(_heading, key))
+                )
+    for (row, gone), names in places.items():
+        yield f"{row} on {'; '.join(names)}: no seed {', '.join(map(str, gone))}."
+
+
+def _not_measured(f, rows, column):
+    "(row, column) of each cell that was not measured"
+    for key, part in f.groupby(column, sort=False):
+        for row in f[rows].unique():
             if row not in set(part[rows]):
                 yield (row, *key)
 
@@ -178,10 +186,9 @@ def _notes(kept, f, cell, lost, skipped):
         notes.append(
             f"{row} on {', '.join(map(_heading, column))}: nothing to choose by."
         )
-    for found in _missing_seeds(f, cell[0], cell[1:]):
-        if isinstance(found, str):
-            notes.append(found)
-        elif found not in lost:
+    notes += _missing_seeds(f, cell[0], cell[1:])
+    for found in _not_measured(f, cell[0], cell[1:]):
+        if found not in lost:
             row, *column = found
             where = ", ".join(map(_heading, column))
             notes.append(f"{row} on {where}: not measured.")
