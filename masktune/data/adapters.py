@@ -222,7 +222,8 @@ def read_dataset(
     on_error: str = "raise",  # an image that can't be read: "raise" or "skip"
 ) -> tuple[ItemsRead, dict[str, list[str]]]:
     "(images, labels, groups, ids; names of labels and groups where the data set has them)."
-    rule, names = choose_resize(size, resize, like), {}
+    rule = choose_resize(size, resize, like)
+    names: dict[str, list[str]] = {}
     if isinstance(dataset, torch.utils.data.DataLoader):
         dataset = dataset.dataset
     _refuse_several(dataset)

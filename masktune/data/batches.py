@@ -78,8 +78,8 @@ def _checked_names(given, numbers, what):
                 "number them from 0 without large gaps."
             )
         return [f"{what}{i}" for i in range(n)]
-    if isinstance(given, str) or len(set(given)) < len(given):
-        raise ValueError(f"names must be a list of different names, not {given!r}.")
+    if isinstance(given, str):  # ImageNet has two cranes: names may be alike
+        raise ValueError(f"names must be a list of names, not {given!r}.")
     if n > len(given):
         what = what.strip() or "label"
         raise ValueError(

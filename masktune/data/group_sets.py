@@ -72,11 +72,9 @@ def _note_counts(bench: Benchmark):
     "Note where the groups have other sizes than published, although nothing is missing."
     for part, published in HUB_COPIES["waterbirds"].counts.items():
         split = bench.splits.get(part)
-        found = (
-            []
-            if split is None
-            else torch.bincount(split.groups, minlength=4).tolist()
-        )
+        found: list[int] = []
+        if split is not None and split.groups is not None:
+            found = torch.bincount(split.groups, minlength=4).tolist()
         same_total = sum(found) == sum(published) and found != published
         if same_total or any(f > p for f, p in zip(found, published)):
             bench.notes.append(

@@ -119,7 +119,7 @@ def gather_across_ranks(
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #8fefaf84
 def unit_images(
-    images: torch.Tensor,  # uint8, or floats in [0, 1]; N×C×H×W
+    images: torch.Tensor | np.ndarray,  # uint8, or floats in [0, 1]; N×C×H×W
 ) -> torch.Tensor:  # float in [0, 1]
     "Images as the networks take them. Raise a `ValueError` that says what other tensors look like."
     if isinstance(images, np.ndarray):
