@@ -42,6 +42,7 @@ def hf_tower(config, model, **kw):
     def make():
         import transformers
 
+        transformers.logging.set_verbosity_error()  # of texts that are not read here
         cfg = getattr(transformers, config)(vision_config=kw, num_labels=3)
         return getattr(transformers, model)(cfg)
 

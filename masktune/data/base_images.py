@@ -170,8 +170,10 @@ def _read_cifar(files: list[Path]):
         for other, (before, _) in zip(files[:i], batches[:i]):
             _check_apart(before, images, other, file)
     *train, test = batches
-    parts, labels = zip(*train)
-    return (torch.cat(parts), torch.cat(labels)), test
+    return (
+        torch.cat([x for x, _ in train]),
+        torch.cat([y for _, y in train]),
+    ), test
 
 # %% ../../nbs/data/05_base_images.ipynb #4b07f209
 class _Source(NamedTuple):

@@ -78,8 +78,8 @@ def _checked_names(given, numbers, what):
                 "number them from 0 without large gaps."
             )
         return [f"{what}{i}" for i in range(n)]
-    if isinstance(given, str) or len(set(given)) < len(given):
-        raise ValueError(f"names must be a list of different names, not {given!r}.")
+    if isinstance(given, str):  # ImageNet has two cranes: names may be alike
+        raise ValueError(f"names must be a list of names, not {given!r}.")
     if n > len(given):
         what = what.strip() or "label"
         raise ValueError(
@@ -87,7 +87,7 @@ def _checked_names(given, numbers, what):
         )
     return list(given)
 
-
+# %% ../../nbs/data/14_batches.ipynb #58b6ed7b
 def _checked_integers(values, n, what):
     "int64 N from whole numbers of any kind; a copy"
     values = np.asarray(values)

@@ -84,6 +84,16 @@ def _celeba_table(root: Path, target: str, confounder: str) -> pd.DataFrame:
     )
 
 # %% ../../nbs/data/33_face_sets.ipynb #82dbaf5a
+def _celeba_bench(root, table, title, classes, groups, **options) -> Benchmark:
+    "The images in a table as a benchmark; what the lists leave out is noted"
+    images = root / "img_align_celeba"
+    images = images / images.name if (images / images.name).is_dir() else images
+    bench = benchmark_from_table(title, images, table, classes, groups, **options)
+    _count_unlisted(bench.train, images, table.file, "the lists")
+    _note_missing_parts(bench, "list_eval_partition")
+    return bench
+
+
 def _celeba_names(target, confounder):
     "(names of the labels, names of the groups)"
     classes, cues = [f"not {target}", target], [f"not {confounder}", confounder]
@@ -121,14 +131,8 @@ def celeba(
         )
     else:
         root = find_dataset("celeba", root)
-        images = root / "img_align_celeba"
-        images = images / images.name if (images / images.name).is_dir() else images
         table = _celeba_table(root, target, confounder)
-        bench = benchmark_from_table(
-            title, images, table, classes, groups, **options
-        )
-        _count_unlisted(bench.train, images, table.file, "the lists")
-        _note_missing_parts(bench, "list_eval_partition")
+        bench = _celeba_bench(root, table, title, classes, groups, **options)
     return _name_with_size(bench, "celeba")
 
 # %% ../../nbs/data/33_face_sets.ipynb #31a14388

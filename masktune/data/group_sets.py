@@ -72,7 +72,7 @@ def _note_counts(bench: Benchmark):
     "Note where the groups have other sizes than published, although nothing is missing."
     for part, published in HUB_COPIES["waterbirds"].counts.items():
         split = bench.splits.get(part)
-        found = []
+        found: list[int] = []
         if split is not None and split.groups is not None:
             found = torch.bincount(split.groups, minlength=4).tolist()
         same_total = sum(found) == sum(published) and found != published
@@ -144,7 +144,7 @@ def _dog_rows(root, part, folder, place, dog, n=None) -> list[dict]:
     group = len(SPAWRIOUS_LOCATIONS) * label + at
     return [dict(file=f, label=label, group=group, part=part) for f in files[:n]]
 
-
+# %% ../../nbs/data/10_group_sets.ipynb #f23102fb
 def _all_dogs(root, split) -> list[dict]:
     "The rows of all images in the folders that a split draws from."
     folders = _SPAWRIOUS_SHARES if split.filler else ["0"]
@@ -171,7 +171,7 @@ def _check_whole(rows, root):
             "was it copied or unpacked whole?"
         )
 
-
+# %% ../../nbs/data/10_group_sets.ipynb #3a97539b
 def _one_to_one_rows(root, split) -> list[dict]:
     "The rows of an o2o split: two environments, mixed with the shared place."
     rows = []

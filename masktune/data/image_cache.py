@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from filelock import FileLock
 
 from ..core.files import atomic_write, explain_disk_error
@@ -81,7 +81,7 @@ class _Scan(NamedTuple):
         shapes = {(int(h), int(w)) for h, w in self.shapes if h}
         return shapes.pop() if len(shapes) == 1 else None
 
-
+# %% ../../nbs/data/01_image_cache.ipynb #0bd935db
 def _refuse_special(path):
     "Raise an `OSError` for pipes and devices, which could be waited for without end."
     mode = os.stat(path).st_mode
@@ -171,6 +171,8 @@ def _decode_into(files, todo, paths, scan, resize, shape, pool) -> dict[int, str
         try:
             found = scan.hashes[i].decode()
             planes = _decode_one(paths[i], found, resize, shape)
+        except UnidentifiedImageError:
+            return f"{paths[i]} (no picture that Pillow knows)"
         except Exception as e:
             return f"{paths[i]} ({type(e).__name__}: {e})"
         with writing:

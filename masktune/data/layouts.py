@@ -56,7 +56,7 @@ def _parts_of(trails) -> list[str]:
     deep = {trail[0] for trail in trails if len(trail) > 1}
     return sorted(name for name in deep if part_name(name))
 
-
+# %% ../../nbs/data/23_layouts.ipynb #6330c92b
 def _check_one_reading(found: ClassFolders):
     "Raise a `ValueError` where the folders may be something other than classes"
     root, names = found.root, list(found.classes)
@@ -73,7 +73,7 @@ def _check_one_reading(found: ClassFolders):
     if divided or len(shared) > 1 or any(map(part_name, shared)):
         raise _two_readings_error(root, names, listed, shared, divided)
 
-
+# %% ../../nbs/data/23_layouts.ipynb #bf65a82b
 def _two_readings_error(root, names, listed, shared, divided):
     if divided:
         first = root / divided[0]

@@ -190,7 +190,7 @@ def _check_training_classes(splits, path):
                 f"{path} has the class {name!r} in {part}, and not in train."
             )
 
-
+# %% ../../nbs/data/03_registry.ipynb #bf5c058b
 def _note_missing_parts(bench: Benchmark, table: str):
     "Note in `bench.notes` which of train, val and test a table of a published set has no rows of."
     parts = {"test": 0} | {part: len(split) for part, split in bench.splits.items()}

@@ -50,7 +50,7 @@ def _centre(im, target, whole, interpolation):
     )
     return im.resize(target, interpolation, (left, top, right, bottom))
 
-
+# %% ../../nbs/data/16_resize.ipynb #58fb3c4b
 def _pad(im, target, interpolation):
     goal, side = min(zip(target, im.size), key=lambda pair: pair[0] / pair[1])
     inner = [

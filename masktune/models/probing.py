@@ -133,7 +133,10 @@ def _processor_config(processor):
 def read_processor(
     processor,  # an image processor of transformers, its folder, or its preprocessor_config.json
 ) -> dict:  # some of size (H, W), crop_pct, crop_mode, interpolation, mean, std
-    "Read how an image processor prepares images; nothing is fetched. A `ValueError` says what can't be done here."
+    """Read how an image processor prepares images; nothing is fetched.
+
+    A `ValueError` says what can't be done here.
+    """
     config = _processor_config(processor)
     if config.get("do_flip_channel_order"):
         raise ValueError(

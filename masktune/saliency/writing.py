@@ -51,7 +51,7 @@ def _spuriosity(split, ranking):
         )
     return ranking.score.numpy()
 
-
+# %% ../../nbs/saliency/04_write_maps.ipynb #44c8accb
 def _table(split, predictions, masks):
     "One row for each image; what is not known has no column"
     places, (H, W) = _hottest_pixels(masks.maps), split.image_size
