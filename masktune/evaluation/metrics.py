@@ -143,7 +143,7 @@ def unit_images(
         raise _range_error(low, high)
     return images.float() if images.dtype == torch.float64 else images
 
-
+# %% ../../nbs/evaluation/00_metrics.ipynb #e3b83d17
 def _layout_error(images):
     looks = (
         "channels come last"

@@ -96,7 +96,7 @@ def _images_of_weights(name):
     how = dict(crop_pct=side / whole, interpolation=preset.interpolation.value)
     return how | dict(size=(side, side), mean=preset.mean, std=preset.std)
 
-
+# %% ../../nbs/models/02_zoo.ipynb #0a6360a3
 def _foreign_net(name, n_classes, pretrained):
     "(torchvision's or timm's network, what is known of its images)"
     if name.startswith("timm/"):

@@ -82,7 +82,7 @@ def _gives_the_mean(model, A):
     same_shape = pooled.shape == noise.shape[:2]
     return same_shape and torch.allclose(pooled, noise.mean((2, 3)), atol=1e-5)
 
-
+# %% ../../nbs/saliency/00_cam.ipynb #b0deea57
 def _target_error(target, logits):
     return ValueError(
         f"target={target!r:.60} must be None, a class number, or {len(logits)} class numbers."
@@ -251,8 +251,8 @@ def cam(
 ) -> torch.Tensor:  # float N×h×w ≥ 0
     """Show where `model` looks, as heat maps at the resolution of its features.
 
-    Raises a `ValueError` if `x` is not made of images in [0, 1], if `target` is no class of the network, or if
-    the logits or maps are not finite.
+    Raises a `ValueError` if `x` is not made of images in [0, 1], if `target` is no class of the network,
+    or if the logits or maps are not finite.
     """
     heat, logits = _maps_and_logits(model, unit_images(x), method, target)
     if not (heat.isfinite().all() and logits.isfinite().all()):
