@@ -38,7 +38,7 @@ def _as_path(path) -> Path:
     except RuntimeError:
         raise ValueError(f"{str(path)!r}: there is no such user.") from None
 
-
+# %% ../../nbs/core/01_files.ipynb #5884a371
 def resolve_path(
     path,  # a file or folder; `~` is the home folder
 ) -> Path:

@@ -117,7 +117,7 @@ def _type_words(hint) -> str:
         return "None"
     return getattr(hint, "__name__", str(hint))
 
-
+# %% ../../nbs/core/00_validation.ipynb #f61e0015
 Function = typing.TypeVar("Function", bound=collections.abc.Callable)
 
 

@@ -88,7 +88,7 @@ def _refuse_special(path):
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError("it is a pipe, a socket or a device")
 
-
+# %% ../../nbs/data/01_image_cache.ipynb #abe48ff8
 def _content_hash(content) -> str:
     return hashlib.blake2b(content).hexdigest()
 
@@ -127,7 +127,7 @@ def _stored_scan(file) -> _Scan | None:
     except Exception:
         return None
 
-
+# %% ../../nbs/data/01_image_cache.ipynb #062ad5e6
 _LASTING = {"FileNotFoundError", "IsADirectoryError", "PermissionError"}
 
 
@@ -161,9 +161,9 @@ def _decode_one(path, content_hash, resize, shape) -> bytes:
         raise ValueError(f"{im.width}×{im.height} pixels, unlike the others")
     return b"".join(im.tobytes("raw", band) for band in "RGB")
 
-
+# %% ../../nbs/data/01_image_cache.ipynb #4fc995ef
 def _decode_into(files, todo, paths, scan, resize, shape, pool) -> dict[int, str]:
-    "Decode some images to their places in the file of images, then note their checksums; the unreadable ones and why."
+    "Decode some images, each to its place, and note their checksums; the unreadable ones and why."
     broken: dict[int, str] = {}
     length, writing = 3 * shape[0] * shape[1], threading.Lock()
 
@@ -295,7 +295,7 @@ def _resize_files(files, n, length):
         with open(file, "ab") as f:
             f.truncate(size)
 
-
+# %% ../../nbs/data/01_image_cache.ipynb #f36bfe7e
 def _cache_file(
     key, paths, scan, resize, shape, pool, on_error
 ) -> tuple[Path, dict]:

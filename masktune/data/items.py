@@ -9,6 +9,7 @@ __all__ = ['FIELD_KEYS', 'to_pixels', 'Fields', 'ItemsRead', 'read_items']
 import contextlib
 import hashlib
 import io
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -142,13 +143,24 @@ def _from_mapping(item, field, what, optional):
     return item[field]
 
 # %% ../../nbs/data/21_items.ipynb #1413b2e8
+def _shape_error(i, shape, before):
+    return ValueError(
+        f"image {i} has the shape {shape}, and those before {before}: pass size=."
+    )
+
+
+def _explained():
+    "What the system says of the disk of the cache becomes a sentence."
+    return explain_disk_error(cache_root() / "images", _ADVICE)
+
+# %% ../../nbs/data/21_items.ipynb #64d9612a
 class _PixelFile:
     "A growing file of images of one shape."
 
     def __init__(self):
         self.folder = cache_root() / "images"
         self.path = self.folder / f".{os.getpid()}-{id(self)}.growing"
-        with self._explained():
+        with _explained():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.file, self.hash = open(self.path, "wb"), hashlib.blake2b()
         self.shape, self.n = None, 0
@@ -161,34 +173,27 @@ class _PixelFile:
             self.file.close()
         self.path.unlink(missing_ok=True)
 
-    def _explained(self):
-        return explain_disk_error(self.folder, _ADVICE)
-
     def add(self, pixels: np.ndarray):
-        if self.shape is None:
-            self.shape = pixels.shape
+        self.shape = self.shape or pixels.shape
         if pixels.shape != self.shape:
-            raise ValueError(
-                f"image {self.n} has the shape {pixels.shape}, and those before {self.shape}: pass size=."
-            )
+            raise _shape_error(self.n, pixels.shape, self.shape)
         data = pixels.tobytes()
-        with self._explained():
+        with _explained():
             self.file.write(data)
         self.hash.update(data)
         self.n += 1
 
     def finish(self) -> tuple[torch.Tensor, str]:
         "(uint8 N×C×H×W, memory-mapped; its fingerprint)."
-        with self._explained():
+        with _explained():
             self.file.close()
         if self.shape is None:
             raise ValueError("the data set has no image that can be read.")
         key = fingerprint("pixels", self.hash.hexdigest(), self.shape)
         file, shape = self.folder / f"{key}.u8", (self.n, *self.shape)
         os.replace(self.path, file)
-        n = int(np.prod(shape))
-        images = torch.from_file(str(file), shared=False, size=n, dtype=torch.uint8)
-        return images.view(shape), key
+        how = dict(shared=False, size=math.prod(shape), dtype=torch.uint8)
+        return torch.from_file(str(file), **how).view(shape), key
 
 # %% ../../nbs/data/21_items.ipynb #621c1991
 def _in_order(pool, fn, items: Iterable, ahead: int) -> Iterator:

@@ -62,7 +62,7 @@ def _read_safetensors(path):
         about = _read_about(path, about["masktune"], weights)
     return Stored(weights, about)
 
-
+# %% ../../nbs/models/08_checkpoints.ipynb #c4114746
 def _weights_checksum(weights) -> str:
     return fingerprint([weights[k] for k in sorted(weights)])
 

@@ -62,7 +62,7 @@ def _count_pictures(images, *texts) -> int:
     "How many pictures there are to show; each list of texts must have as many."
     several = hasattr(images, "__getitem__") and hasattr(images, "__len__")
     several = several and not isinstance(images, (str, bytes, Mapping))
-    n = len(images) if several and getattr(images, "ndim", None) != 0 else 0
+    n = len(images) if several and getattr(images, "shape", (1,)) != () else 0
     if n == 0:
         raise ValueError(f"there must be one picture or more, not {images!r:.60}.")
     for text in (t for t in texts if t is not None):
@@ -77,7 +77,7 @@ def _check_scale(scale):
     if check_positive("scale", scale) > 100:
         raise ValueError(f"scale={scale!r} must be 100 inches at most.")
 
-
+# %% ../../nbs/plots/00_images.ipynb #db57b25e
 @check_types
 def plot_grid(
     images,  # N pictures
@@ -170,12 +170,11 @@ def plot_rows(
     _check_scale(scale)
     if not columns:
         raise ValueError("columns must hold one list of pictures or more.")
-    n = _count_pictures(next(iter(columns.values())), labels, *captions.values())
-    for pictures in columns.values():
-        if _count_pictures(pictures) != n:
-            raise ValueError("all columns must hold equally many pictures.")
-    width = len(columns) * scale + 0.9
-    size = _font_size(width)
+    counts = [_count_pictures(pictures) for pictures in columns.values()]
+    n = _count_pictures([0] * counts[0], labels, *captions.values())
+    if set(counts) != {n}:
+        raise ValueError("all columns must hold equally many pictures.")
+    size = _font_size(width := len(columns) * scale + 0.9)
     fig, axes = plt.subplots(
         n,
         len(columns),

@@ -82,7 +82,7 @@ def _gives_the_mean(model, A):
     same_shape = pooled.shape == noise.shape[:2]
     return same_shape and torch.allclose(pooled, noise.mean((2, 3)), atol=1e-5)
 
-
+# %% ../../nbs/saliency/00_cam.ipynb #b0deea57
 def _target_error(target, logits):
     return ValueError(
         f"target={target!r:.60} must be None, a class number, or {len(logits)} class numbers."

@@ -318,13 +318,11 @@ def compute_maps(
     network whose classes are not those of the split, whose logits are not finite, or whose map has one place.
     """
     check_count("batch_size", batch_size)
-    size = (view.crop, view.crop) if view else split.image_size
-    model = as_network(model, size=size)
+    model = as_network(model, size=(view.crop,) * 2 if view else split.image_size)
     check_outputs(model.n_classes, split)
     if isinstance(target, str):
         check_choice("target", target, ["predicted", "label"])
-    if bf16 is None:
-        bf16 = model.device.type == "cuda"
+    bf16 = model.device.type == "cuda" if bf16 is None else bf16
     look = _Look(model, split, method, target, masks, view, bf16)
     if file and Path(file).exists():
         return SaliencyMaps.load(file, **look.made_from)
