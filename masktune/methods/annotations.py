@@ -32,7 +32,7 @@ def top_features(
     head: nn.Linear,  # that weighs them
     top: int = 5,  # features per class
 ) -> pd.DataFrame:  # class, feature, importance; the most important first
-    "The features with the largest mean activation × head weight, per class (Moayeri et al. 2023, section 2)."
+    "The features with the largest mean activation × head weight, per class (Moayeri et al. 2023, 2)."
     found = []
     weights = head.weight.detach().cpu()
     for k in features.labels.unique().tolist():

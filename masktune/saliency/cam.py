@@ -49,7 +49,7 @@ _FORMULAS = {
 
 # %% ../../nbs/saliency/00_cam.ipynb #0162287d
 def _weight_maps(A, G, method):
-    "N×h×w maps ≥ 0 from features and gradients N×C×h×w (G may be N×C×1×1 where it is the same everywhere)"
+    "N×h×w maps ≥ 0 from features and gradients N×C×h×w (G may be N×C×1×1: the same everywhere)"
     half = (torch.float16, torch.bfloat16)
     with torch.autocast(A.device.type, enabled=False):
         A, G = (t.float() if t.dtype in half else t for t in (A, G))
