@@ -118,12 +118,19 @@ def gather_across_ranks(
     return [result for _, result in sorted(numbered, key=lambda pair: pair[0])]
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #8fefaf84
+def _tensor_of_array(images: np.ndarray) -> torch.Tensor:
+    "A tensor of an array of numbers."
+    if images.dtype.kind not in "buif":
+        raise ValueError(f"images must be numbers, not {images.dtype}.")
+    return torch.as_tensor(images)
+
+
 def unit_images(
     images: torch.Tensor | np.ndarray,  # uint8, or floats in [0, 1]; N×C×H×W
 ) -> torch.Tensor:  # float in [0, 1]
     "Images as the networks take them. Raise a `ValueError` that says what other tensors look like."
     if isinstance(images, np.ndarray):
-        images = torch.as_tensor(images)
+        images = _tensor_of_array(images)
     if not isinstance(images, torch.Tensor):
         raise ValueError(
             f"images must be a tensor or array N×C×H×W, not a {type(images).__name__}."
@@ -204,7 +211,8 @@ def predict(
     transform: Callable | None = None,  # Batch -> Batch: changes a Split's images
 ) -> Predictions:
     "The logits of `model` in evaluation mode, on its device. Raise a `ValueError` if they are not finite."
-    images = torch.as_tensor(images) if isinstance(images, np.ndarray) else images
+    if isinstance(images, np.ndarray):
+        images = _tensor_of_array(images)
     net = as_network(model, size=_image_size(images))
     if isinstance(images, torch.Tensor):
         if images.ndim not in (2, 4):
