@@ -1,4 +1,4 @@
-"`masktune selftest` in miniature, on a CPU, in a Python without Jupyter: as a fresh machine with a GPU has it."
+"`masktune selftest` in miniature, on a CPU without Jupyter: as a fresh machine with a GPU runs it."
 
 import os
 import subprocess

@@ -148,7 +148,7 @@ def unit_images(
     )
     if not (low >= -0.01 and high <= 1.01):  # interpolation overshoots a little
         raise _range_error(low, high)
-    return images.float() if images.dtype == torch.float64 else images
+    return images
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #edc7f2bb
 def _layout_error(images):
@@ -217,7 +217,8 @@ def predict(
     if isinstance(images, torch.Tensor):
         if images.ndim not in (2, 4):
             raise _layout_error(images)
-        parts = (_network_input(x.to(net.device)) for x in images.split(batch_size))
+        like, split = net.head.weight, images.split(batch_size)
+        parts = (_network_input(x.to(net.device)).to(like) for x in split)
         return Predictions(_finite(torch.cat(_logits(net, parts))))
     check_outputs(net.n_classes, images, extra=1)
     shard = rank_and_world_size()

@@ -16,10 +16,10 @@ from typing import NamedTuple
 class Declaration(NamedTuple):
     "An assignment in a parameters cell."
 
-    name: str
+    name: str  # of the variable
     kind: str  # its annotation, or that of a comment `# type: int`; "" where there is none
     default: str  # source of the value
-    comment: str
+    comment: str  # what follows the hash sign
 
 
 def _comments(source):

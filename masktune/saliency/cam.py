@@ -238,7 +238,7 @@ def _maps_and_logits(
     model = as_network(model, size=tuple(x.shape[-2:]))
     make = _maps if method in _FORMULAS else _library_maps
     with eval_mode(model), torch.inference_mode(False):
-        x = (x.clone() if x.is_inference() else x).to(model.device)
+        x = (x.clone() if x.is_inference() else x).to(model.head.weight)
         return make(model, x, method, target)
 
 
