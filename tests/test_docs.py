@@ -19,12 +19,6 @@ KNOWN = docs.known_names()
 # Their code was edited after they last ran, so the outputs that they show are older than it.
 TO_RUN_AGAIN = {
     "nbs/experiments/bench.ipynb",
-    "nbs/runs/02_record.ipynb",
-    "nbs/runs/07_compare.ipynb",
-    "nbs/runs/23_cli.ipynb",
-    "nbs/saliency/02_maps.ipynb",
-    "nbs/saliency/03_given_masks.ipynb",
-    "nbs/training/01_loop.ipynb",
 }
 
 

@@ -126,7 +126,14 @@ def test_selective_without_a_pair(tmp_path):
 
 
 def test_nothing_is_left_out():
-    assert set(MINI) == set(list_experiments()) - {"bench"}
+    assert set(MINI) == set(list_experiments()) - {"bench", "scale"}
+
+
+def test_scale_is_measured_in_miniature(tmp_path):
+    run_experiment("scale", tmp_path, scale="mini")
+    table = pd.read_csv(tmp_path / "scale.csv")
+    assert set(table.n) == {200, 400} and len(table) == 2 * table.step.nunique()
+    assert (table.seconds > 0).all() and (table.mb >= 0).all()
 
 
 def test_group_benchmarks_share_a_notebook():
