@@ -111,7 +111,7 @@ def _alarm(seconds):
     "Raise `_TimeUp` in the block after so many seconds"
 
     def ring(number, frame):
-        raise _TimeUp
+        raise _TimeUp("the time is over")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
@@ -247,7 +247,7 @@ def selftest(
         if log.rows.get(name, {}).get("state") == "finished":
             continue
         start = time.monotonic()
-        print(f"{name}: {end - start:.0f} s are left", file=sys.stderr)
+        print(f"{name}: {end - start:.0f} s are left", flush=True)
         state, note = _attempt(name, folder, device, tiny, end - start)
         took = round((time.monotonic() - start) / 60, 2)
         row = dict(part=name, state=state, minutes=took, note=note)
