@@ -263,3 +263,11 @@ def test_maps_of_a_folder(tmp_path, capsys):
     torch.save(model.state_dict(), tmp_path / "plain.pt")
     with pytest.raises(SystemExit, match="does not say of which network"):
         main(["maps", photos, str(tmp_path / "plain.pt")])
+
+
+def test_a_closed_output_is_no_error():
+    command = [sys.executable, "-c", "from masktune.runs.cli import main; main()"]
+    listed = subprocess.run(
+        ["sh", "-c", '"$@" list >&-', "sh", *command], capture_output=True, text=True
+    )
+    assert (listed.returncode, listed.stderr) == (0, "")

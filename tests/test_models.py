@@ -727,3 +727,9 @@ def test_pretrained_torchvision_networks_know_their_images(tmp_path, name):
     assert x.shape == expected.shape
     off = (x - net.mean) / net.std - expected
     assert (off * net.std).abs().mean() < 1 / 255
+
+
+def test_a_file_of_text_is_no_checkpoint(tmp_path):
+    (tmp_path / "a.pt").write_text("garbage\n")
+    with pytest.raises(ValueError, match="is damaged or no checkpoint"):
+        load_model(tmp_path / "a.pt", network="resnet18")

@@ -81,7 +81,7 @@ def _read_about(path, text, weights) -> dict:
 # %% ../../nbs/models/08_checkpoints.ipynb #5438c8d3
 def _damaged_error(path, e):
     text = str(e)
-    if "weights_only" in text or "Unsupported" in text or "GLOBAL" in text:
+    if "Unsupported global" in text or "unrecognized function" in text:
         return ValueError(
             f"{path} holds Python objects, which are not run: "
             "save the state dict alone, torch.save(net.state_dict(), path)."

@@ -311,7 +311,8 @@ def main(
     try:
         with _terminable():
             code = command(**given)
-            sys.stdout.flush()
+            if sys.stdout:  # None where the shell has closed it
+                sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit("masktune: stopped; started again it goes on.")
     except BrokenPipeError:
