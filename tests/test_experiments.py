@@ -129,11 +129,12 @@ def test_nothing_is_left_out():
     assert set(MINI) == set(list_experiments()) - {"bench", "scale"}
 
 
+@pytest.mark.slow
 def test_scale_is_measured_in_miniature(tmp_path):
     run_experiment("scale", tmp_path, scale="mini")
     table = pd.read_csv(tmp_path / "scale.csv")
     assert set(table.n) == {200, 400} and len(table) == 2 * table.step.nunique()
-    assert (table.seconds > 0).all() and (table.mb >= 0).all()
+    assert (table.seconds >= 0).all() and (table.mb >= 0).all()
 
 
 def test_group_benchmarks_share_a_notebook():

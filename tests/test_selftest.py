@@ -51,14 +51,13 @@ def selftest(tmp_path, *options):
 
 
 def test_rehearsal_without_jupyter(tmp_path):
-    rows = selftest(tmp_path, "--parts", "bench,mnist,celeba", "--minutes", "5")
-    assert list(rows.part) == ["bench", "mnist", "celeba"]
+    rows = selftest(tmp_path, "--parts", "bench,mnist", "--minutes", "5")
+    assert list(rows.part) == ["bench", "mnist"]
     assert rows.state.eq("finished").all(), rows.note.to_list()
     bench = pd.read_csv(tmp_path / "out" / "bench_cpu.csv")
     assert set(bench.way) == {"masked", "plain"}
-    for part, method in dict(mnist="MaskTune", celeba="DFR").items():
-        numbers = pd.read_parquet(tmp_path / "out" / part / "metrics.parquet")
-        assert method in set(numbers.method)
+    numbers = pd.read_parquet(tmp_path / "out" / "mnist" / "metrics.parquet")
+    assert set(numbers.method) == {"ERM", "RandomMask", "MaskTune"}
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def swept(tmp_path_factory):
     (folder, notebook, what sweep returned, per run: seed, GPU, threads, start, end)"""
     tmp = tmp_path_factory.mktemp("swept")
     notes = f"""import os, time, pathlib, signal
-start = time.time(); time.sleep(.5)
+start = time.time(); time.sleep(1.5)
 if 'TWICE' in os.environ: os.close(os.open(os.environ['TWICE'] + f'/{{seed}}.once', os.O_CREAT | os.O_EXCL))
 line = pathlib.Path({str(tmp)!r})/f'{{seed}}.line'
 gpu, threads = os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']
