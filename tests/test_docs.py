@@ -17,18 +17,12 @@ KNOWN = docs.known_names()
 
 
 # Their code was edited after they last ran, so the outputs that they show are older than it.
-TO_RUN_AGAIN = {
-    "nbs/experiments/bench.ipynb",
-}
 
 
 @pytest.mark.parametrize(
     "page", docs.pages(), ids=lambda p: str(p.relative_to(docs.ROOT / "nbs"))
 )
-def test_page(page, request):
-    if str(page.relative_to(docs.ROOT)) in TO_RUN_AGAIN:
-        reason = "to be run again with `make notebooks NB=...`"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_page(page):
     assert not docs.page_complaints(page, KNOWN)
 
 
