@@ -16,9 +16,6 @@ from generated import outdated, readme
 KNOWN = docs.known_names()
 
 
-# Their code was edited after they last ran, so the outputs that they show are older than it.
-
-
 @pytest.mark.parametrize(
     "page", docs.pages(), ids=lambda p: str(p.relative_to(docs.ROOT / "nbs"))
 )
