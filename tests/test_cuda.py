@@ -1,5 +1,7 @@
 "On a GPU: the same numbers as on a CPU, the same bits again, resumed and shared training. `pytest -m cuda`."
 
+import copy
+
 import pytest
 import torch
 
@@ -40,8 +42,6 @@ def same_bits(first, second):
 
 def maps_on(device, net, split, **options):
     # `to` moves the network itself, so that each device has a copy of its own
-    import copy
-
     return compute_maps(copy.deepcopy(net).to(device), split, **options)
 
 
@@ -81,8 +81,6 @@ def test_masks_are_the_same_on_both_devices(bench, erm):
 
 
 def test_predictions_are_those_of_the_cpu(bench, erm):
-    import copy
-
     test = bench.tests["original"]
     there = predict(erm.model_, test)
     here = predict(copy.deepcopy(erm.model_).cpu(), test)

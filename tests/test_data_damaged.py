@@ -215,11 +215,17 @@ REFUSED = {
 }
 
 
+def damaged(tmp_path, name, form, change):
+    "The folder of a miniature after something has happened to it"
+    own = Path(make_miniature(name, tmp_path, **form))
+    change(own)
+    return own
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_damage_is_one_sentence(tmp_path, case):
     name, form, change, says = REFUSED[case]
-    own = Path(make_miniature(name, tmp_path, **form))
-    change(own)
+    own = damaged(tmp_path, name, form, change)
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         load_benchmark(name, own)
 
@@ -366,8 +372,7 @@ BASE = {
 @pytest.mark.parametrize("case", BASE)
 def test_damaged_arrays_are_one_sentence(tmp_path, case):
     name, form, change, says = BASE[case]
-    own = Path(make_miniature(name, tmp_path, **form))
-    change(own)
+    damaged(tmp_path, name, form, change)
     with pytest.raises(ValueError, match=says):
         base_images(name, tmp_path)
 

@@ -17,7 +17,7 @@ from ..data.split import Split
 from ..evaluation.features import extract_features
 from ..evaluation.metrics import Predictions, group_report, predict
 from ..models.network import Network
-from ..models.wrap import wrap
+from ..models.wrap import as_network
 from ..saliency.maps import SaliencyMasks, compute_maps
 
 # %% ../../nbs/auditing/11_criteria.ipynb #c640ab10
@@ -104,7 +104,9 @@ def group_free_criteria(
     seed: int = 0,  # of what is drawn
 ) -> dict[str, float]:  # a value for each of CRITERIA; higher is meant to be better
     "Measure what may tell, without groups, which network depends less on a shortcut."
-    net, reference = (wrap(m, size=split.image_size) for m in (model, reference))
+    net, reference = (
+        as_network(m, size=split.image_size) for m in (model, reference)
+    )
     if split.labels is None or net.n_classes != reference.n_classes:
         raise ValueError(
             f"the network has {net.n_classes} classes and the reference "
@@ -122,7 +124,7 @@ def transplant_score(
     seed: int = 0,  # of the pairs
 ) -> float:  # from -1 to 1; higher is better
     "Minus the largest excess of any transplanted part; a `score` for `MaskTune.select`."
-    net = wrap(model, size=split.image_size)
+    net = as_network(model, size=split.image_size)
     maps, found = compute_maps(net, split), predict(net, split)
     score = _transplant_criteria(net, split, maps, found, seed)["any transplant"]
     return -1.0 if math.isnan(score) else score

@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.files import resolve_path
-from masktune.data.folders import (
-    ClassFolders,
-    find_classes,
-    printable_name,
-    walk_images,
-)
+from .folders import ClassFolders, find_classes
+from .folders import printable_name, walk_images
 from .folders import _visible_folders
 
 # %% ../../nbs/data/23_layouts.ipynb #3e4069f6

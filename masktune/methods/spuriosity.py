@@ -21,14 +21,14 @@ from ..core.random import make_generator
 from ..core.validation import check_choice
 from ..data.benchmark import Benchmark
 from ..data.split import Split
-from ..evaluation.metrics import Predictions, _image_size
+from ..evaluation.metrics import Predictions
 from .annotations import _class_head
 from .annotations import _number_answers, _read_answers
 from .annotations import group_separating_features, top_features
 from ..evaluation.features import Features, extract_features
+from ..evaluation.features import network_for
 from .heads import HeadMethod, predict_head, replace_head
 from ..models.network import Network
-from ..models.wrap import wrap
 from ..plots.images import plot_rows
 
 # %% ../../nbs/methods/07_spuriosity.ipynb #c1597a46
@@ -184,7 +184,7 @@ class _FeatureNaming:
         if self.encoder is None:
             return rows.train, rows.val
         model = getattr(self.encoder, "model_", self.encoder)
-        self.encoder_ = wrap(model, size=bench.train.image_size)
+        self.encoder_ = network_for(model, bench.train)
         parts = []
         for name, split in (("train", bench.train), ("val", bench.val)):
             file = checkpoint and f"{checkpoint}/encoder {name}"
@@ -296,7 +296,7 @@ class _Ranker(HeadMethod, _FeatureNaming):
                 "a ranking needs a network to look through: rank(images, model), "
                 "or SpuriosityRanking(encoder=model)."
             )
-        encoder = wrap(getattr(encoder, "model_", encoder), size=_image_size(split))
+        encoder = network_for(encoder, split)
         features = extract_features(encoder, split, self.batch_size)
         fitted = model is None and hasattr(self, "spurious_")
         named = self.spurious_ if fitted else self._name_features(encoder, features)

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable
 
 from .errors import _message, _terminable
-from .look import _add_lookers, _audit_command, _maps_command
+from .look import _add_lookers, _add_options
+from .look import _audit_command, _maps_command
 from .selftest import _SELFTEST_OPTIONS, _selftest_command
 
 # %% ../../nbs/runs/23_cli.ipynb #85144510
@@ -118,11 +119,6 @@ _FIT_OPTIONS = [  # name, type, default, help
     ("device", str, None, "cpu, cuda, cuda:1 or mps; default: a GPU if any"),
     ("threads", int, None, "threads of the run"),
 ]
-
-
-def _add_options(command, options):
-    for name, kind, default, text in options:
-        command.add_argument(f"--{name}", type=kind, default=default, help=text)
 
 
 def _add_fit_options(command):

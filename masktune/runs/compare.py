@@ -21,7 +21,7 @@ from ..evaluation.features import extract_features
 from ..methods.heads import HeadMethod
 from ..methods.masktune import MaskTune
 from .measure import evaluate_networks
-from .settings import _requested_methods, track_run
+from .settings import _requested, track_run
 from .tables import results_table
 
 # %% ../../nbs/runs/07_compare.ipynb #0fe0c49d
@@ -259,7 +259,7 @@ def compare_methods(
 ) -> Comparison:
     "Fit and measure every method with every seed. A method that refuses its data is noted with its reason."
     found = Comparison(s.out, s.weights)
-    asked = _requested_methods(s.method, methods)
+    asked = _requested("method", s.method, methods)
     with track_run(s):
         for seed in progress(
             range(s.seed, s.seed + s.n_seeds), "seeds", unit="seed"

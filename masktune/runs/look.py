@@ -33,6 +33,11 @@ _MAPS_OPTIONS = (
 )
 
 # %% ../../nbs/runs/26_look.ipynb #25a00009
+def _add_options(command, options):
+    for name, kind, default, text in options:
+        command.add_argument(f"--{name}", type=kind, default=default, help=text)
+
+
 def _add_lookers(commands):
     "The commands that look through a network."
     audit = commands.add_parser(
@@ -51,9 +56,8 @@ def _add_lookers(commands):
         action="store_true",
         help="leave out images that can't be read",
     )
-    for command, options in ((audit, _AUDIT_OPTIONS), (maps, _MAPS_OPTIONS)):
-        for name, kind, default, text in options:
-            command.add_argument(f"--{name}", type=kind, default=default, help=text)
+    _add_options(audit, _AUDIT_OPTIONS)
+    _add_options(maps, _MAPS_OPTIONS)
 
 # %% ../../nbs/runs/26_look.ipynb #9103e7cf
 def _audit_command(photos, **options):

@@ -122,7 +122,7 @@ def _alarm(seconds):
         signal.signal(signal.SIGALRM, before)
 
 # %% ../../nbs/runs/24_selftest.ipynb #19aad116
-def _run_tests(out, device):
+def _run_tests(out):
     "The tests marked `cuda`; they need a checkout and pytest"
     from masktune.runs.parameters import _package_folder
 
@@ -148,7 +148,7 @@ def _celeba_root():
 
 def _run_part(name, out, device, tiny):
     if name == "tests":
-        return _run_tests(out, device)
+        return _run_tests(out)
     part = _PARTS[name]
     given = part.tiny if tiny else part.full
     if name == "celeba" and not tiny:
@@ -233,13 +233,11 @@ def selftest(
     A part that fails does not stop the others. Raise a `ValueError` on a machine without a GPU unless `tiny`.
     """
     from masktune.core.files import resolve_path
-    from masktune.core.validation import check_choice, check_positive
+    from masktune.core.validation import check_positive
+    from masktune.runs.settings import _requested
 
     check_positive("minutes", minutes)
-    known = ["tests", *_PARTS]
-    wanted = known
-    if parts != "all":
-        wanted = [check_choice("parts", p.strip(), known) for p in parts.split(",")]
+    wanted = _requested("parts", parts, ["tests", *_PARTS])
     device, folder = _chosen_device(device, tiny), resolve_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     end, log = time.monotonic() + 60 * minutes, _Log(folder)

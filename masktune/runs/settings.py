@@ -156,14 +156,14 @@ METHOD_BUILDERS: dict[str, Callable] = {
 }
 
 # %% ../../nbs/runs/05_settings.ipynb #ae96b6fd
-def _requested_methods(method, known):
-    "The names among `known` that a parameter `method` asks for"
-    if method.casefold() == "all":
+def _requested(parameter, text, known):
+    "The names among `known` that a parameter asks for: all, or some with commas between"
+    if text.casefold() == "all":
         return list(known)
     exact = {name.casefold(): name for name in known}
-    names = [name.strip() for name in method.split(",")]
+    names = [name.strip() for name in text.split(",")]
     names = [exact.get(name.casefold(), name) for name in names]
-    return [check_choice("method", name, [*known, "all"]) for name in names]
+    return [check_choice(parameter, name, [*known, "all"]) for name in names]
 
 # %% ../../nbs/runs/05_settings.ipynb #0a0a7a9e
 def build_methods(
@@ -177,7 +177,7 @@ def build_methods(
     batch_size, finetune_lr, n_std, iterations, weights, device and, where it has one, bf16.
     """
     known = METHOD_BUILDERS | builders
-    asked = _requested_methods(s.method, known)
+    asked = _requested("method", s.method, known)
 
     def build(name, seed):
         common = dict(seed=seed, device=s.device)
