@@ -137,9 +137,9 @@ def test_a_full_disk_in_the_cache_names_it_and_goes_on_later(
     )
     with pytest.raises(OSError, match=f"{says}, or name another folder.*CACHE"):
         decode_images(paths)
-    seen, real = [], image_cache._decode_one
+    seen, real = [], image_cache._Files.planes
     monkeypatch.setattr(
-        image_cache, "_decode_one", lambda *a: seen.append(a) or real(*a)
+        image_cache._Files, "planes", lambda *a: seen.append(a) or real(*a)
     )
     subprocess.run(["mount", "-o", "remount,size=4M", small_disk], check=True)
     decoded = decode_images(paths).images
@@ -320,7 +320,7 @@ def test_a_cache_of_another_length_is_made_again(tmp_path, damage):
 def test_what_was_decoded_before_an_interruption_is_checked_too(
     tmp_path, monkeypatch
 ):
-    paths, real, n = photos(tmp_path / "photos", 40), image_cache._decode_one, []
+    paths, real, n = photos(tmp_path / "photos", 40), image_cache._Files.planes, []
 
     def stops(*args):
         n.append(args)
@@ -328,10 +328,10 @@ def test_what_was_decoded_before_an_interruption_is_checked_too(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(image_cache, "_decode_one", stops)
+    monkeypatch.setattr(image_cache._Files, "planes", stops)
     with pytest.raises(KeyboardInterrupt):
         decode_images(paths)
-    monkeypatch.setattr(image_cache, "_decode_one", real)
+    monkeypatch.setattr(image_cache._Files, "planes", real)
     (part,) = (cache_root() / "images").glob("*.part")
     flip(part, 0.01)
     for path, image in zip(paths, decode_images(paths).images):

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # %% ../../nbs/core/01_files.ipynb #74c19a25
@@ -163,7 +164,7 @@ def _update_hash(h, thing):
         for k, v in thing.items():
             _update_hash(h, k)
             _update_hash(h, v)
-    elif isinstance(thing, (list, tuple)):
+    elif isinstance(thing, (list, tuple, Iterator)):
         for v in thing:
             _update_hash(h, v)
     elif isinstance(thing, torch.Tensor):
@@ -175,7 +176,7 @@ def _update_hash(h, thing):
 
 
 def fingerprint(
-    *things,  # tensors, networks, numbers, strings, or lists and dicts of them
+    *things,  # tensors, networks, numbers, strings; lists, iterators and dicts of them
 ) -> str:
     "16 hexadecimal digits that change with any value, shape or type; of networks, with any weight or buffer."
     h = hashlib.sha256()

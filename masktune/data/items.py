@@ -11,7 +11,6 @@ import hashlib
 import io
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,11 +22,13 @@ from PIL import Image
 
 from ..core.files import explain_disk_error, fingerprint
 from ..core.progress import progress
+from ..core.threads import map_in_order
 from ..core.validation import check_choice
 from .folders import printable_name
-from .image_cache import _ADVICE, _report_unreadable, cache_root
+from .image_cache import _report_unreadable
 from .pixels import byte_images, to_rgb_image
 from .resize import Resize
+from .scan import CACHE_ADVICE, cache_root
 
 # %% ../../nbs/data/21_items.ipynb #b8270b8b
 def _open_picture(value) -> Image.Image | None:
@@ -151,7 +152,7 @@ def _shape_error(i, shape, before):
 
 def _explained():
     "What the system says of the disk of the cache becomes a sentence."
-    return explain_disk_error(cache_root() / "images", _ADVICE)
+    return explain_disk_error(cache_root() / "images", CACHE_ADVICE)
 
 # %% ../../nbs/data/21_items.ipynb #64d9612a
 class _PixelFile:
@@ -194,17 +195,6 @@ class _PixelFile:
         os.replace(self.path, file)
         how = dict(shared=False, size=math.prod(shape), dtype=torch.uint8)
         return torch.from_file(str(file), **how).view(shape), key
-
-# %% ../../nbs/data/21_items.ipynb #621c1991
-def _in_order(pool, fn, items: Iterable, ahead: int) -> Iterator:
-    "`fn` of every item by several threads, in order, at most `ahead` items ahead."
-    waiting: deque = deque()
-    for item in items:
-        waiting.append(pool.submit(fn, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 # %% ../../nbs/data/21_items.ipynb #20d38cc2
 @dataclass(eq=False)
@@ -252,7 +242,7 @@ def read_items(
     threads = os.cpu_count() or 1
     rows, skipped = [], {}
     with _PixelFile() as file, ThreadPoolExecutor(threads) as pool:
-        found = _in_order(pool, read, enumerate(items), 8 * threads)
+        found = map_in_order(pool, read, enumerate(items), 8 * threads)
         for i, (pixels, about, reason) in enumerate(
             progress(found, "reading", total)
         ):
