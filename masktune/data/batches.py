@@ -18,6 +18,7 @@ import torch
 
 from ..core.random import make_generator
 from ..core.validation import check_count
+from .encoded import EncodedImages
 
 # %% ../../nbs/data/14_batches.ipynb #52551734
 class Batch(NamedTuple):
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
 # %% ../../nbs/data/14_batches.ipynb #1554144c
 def _take(images, index):
     "`images[index]`, fast on the CPU."
-    if images.device.type != "cpu":
+    if not torch.is_tensor(images) or images.device.type != "cpu":
         return images[index]
     return torch.from_numpy(images.numpy()[index.numpy()])
 
@@ -153,7 +154,7 @@ class _SplitTensors:
 
     def __init__(
         self,
-        images: torch.Tensor,  # uint8 N×C×H×W, in memory or memory-mapped
+        images: torch.Tensor | EncodedImages,  # uint8 N×C×H×W, in memory or on disk
         labels: torch.Tensor,  # int64 N, from 0
         groups: torch.Tensor | None = None,  # int64 N, from 0; None where unknown
         ids: list | None = None,  # N names, e.g. file paths; None: the position

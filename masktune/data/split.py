@@ -136,7 +136,8 @@ class _SplitReprs(_SplitPictures):
 
     def _size_text(self) -> str:
         channels, height, width = self._images.shape[1:]
-        return f"{len(self):,} images, {channels}×{height}×{width}"
+        kept = "" if torch.is_tensor(self._images) else ", kept as JPEGs"
+        return f"{len(self):,} images, {channels}×{height}×{width}{kept}"
 
     def _left_out_text(self) -> str:
         "What was not read, and what the crop cut off."
