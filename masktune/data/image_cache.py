@@ -29,7 +29,8 @@ from ..core.files import explain_disk_error, fingerprint, resolve_path
 from ..core.threads import map_in_chunks
 from ..core.validation import check_choice
 from .encoded import QUALITY, EncodedImages, encode_jpeg
-from .encoded import pixel_limit, write_encoded
+from .encoded import pixel_limit, planes, warn_of_jpegs
+from .encoded import write_encoded
 from .folders import missing_path_error
 from .pixels import to_rgb_image
 from .resize import ImageSize, Resize, check_transform, choose_resize
@@ -75,7 +76,7 @@ class _Files(NamedTuple):
     def planes(self, i) -> bytes:
         "Red, green and blue of an image."
         _, im, _ = self._read(i)
-        return b"".join(im.tobytes("raw", band) for band in "RGB")
+        return planes(im)
 
     def jpeg(self, i) -> bytes:
         "An image as a JPEG; one that is a JPEG of this size stays as it is."
@@ -287,12 +288,8 @@ def _encoded_images(
         if images.complete:
             return images, {}
     if not folder.exists():
-        size = 3 * n * math.prod(files.shape) / 1e9
-        warnings.warn(
-            f"the pixels of {n:,} images of {files.shape[0]}×{files.shape[1]} px would take {size:,.3g} GB. "
-            f"They are kept as JPEGs of quality {QUALITY} in {folder}, which changes pixels a little; "
-            "the environment's MASKTUNE_CACHE_GB sets how many GB may be kept as pixels."
-        )
+        height, width = files.shape
+        warn_of_jpegs(f"{n:,} images of {height}×{width} px", folder)
     with _cache_lock(key):
         folder.mkdir(exist_ok=True)
         broken = write_encoded(folder, n, partial(files.attempt, files.jpeg), pool)

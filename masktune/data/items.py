@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from ..core.files import explain_disk_error, fingerprint
 from ..core.progress import progress
 from ..core.threads import map_in_order
 from ..core.validation import check_choice
+from .encoded import QUALITY, EncodedImages, ShardWriter
+from .encoded import encode_jpeg, pixel_limit, warn_of_jpegs
 from .folders import printable_name
 from .image_cache import _report_unreadable
 from .pixels import byte_images, to_rgb_image
@@ -180,28 +183,82 @@ class _PixelFile:
             raise _shape_error(self.n, pixels.shape, self.shape)
         data = pixels.tobytes()
         with _explained():
-            self.file.write(data)
+            self.write(pixels, data)
         self.hash.update(data)
         self.n += 1
 
-    def finish(self) -> tuple[torch.Tensor, str]:
+    def write(self, pixels: np.ndarray, data: bytes):
+        self.file.write(data)
+
+    def key(self) -> str:
+        if self.shape is None:
+            raise ValueError("the data set has no image that can be read.")
+        return fingerprint("pixels", self.hash.hexdigest(), self.shape)
+
+    def finish(self) -> tuple[torch.Tensor | EncodedImages, str]:
         "(uint8 N×C×H×W, memory-mapped; its fingerprint)."
         with _explained():
             self.file.close()
-        if self.shape is None:
-            raise ValueError("the data set has no image that can be read.")
-        key = fingerprint("pixels", self.hash.hexdigest(), self.shape)
+        key = self.key()
         file, shape = self.folder / f"{key}.u8", (self.n, *self.shape)
         os.replace(self.path, file)
         how = dict(shared=False, size=math.prod(shape), dtype=torch.uint8)
         return torch.from_file(str(file), **how).view(shape), key
+
+# %% ../../nbs/data/21_items.ipynb #64d96131
+def _jpeg_of(pixels: np.ndarray) -> bytes:
+    return encode_jpeg(Image.fromarray(np.moveaxis(pixels, 0, 2).copy()))
+
+
+class _GrowingImages(_PixelFile):
+    "A growing file of images, or a folder of JPEGs once it is too large."
+
+    jpegs: ShardWriter | None = None
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        if self.jpegs is not None:
+            shutil.rmtree(self.jpegs.folder, ignore_errors=True)
+
+    def write(self, pixels: np.ndarray, data: bytes):
+        size = (self.n + 1) * len(data)
+        if self.jpegs is None and len(pixels) == 3 and size > pixel_limit():
+            self._turn_into_jpegs()
+        if self.jpegs is None:
+            super().write(pixels, data)
+        else:
+            self.jpegs.add(_jpeg_of(pixels))
+
+    def _turn_into_jpegs(self):
+        warn_of_jpegs("the images of this data set", self.folder)
+        self.file.close()
+        self.jpegs = ShardWriter(self.path.with_suffix(".jpegs"))
+        shape = (self.n, *self.shape)
+        written = np.memmap(self.path, np.uint8, "r", shape=shape) if self.n else []
+        for pixels in progress(written, "encoding", unit="image"):
+            self.jpegs.add(_jpeg_of(pixels))
+        self.path.unlink()
+
+    def finish(self) -> tuple[torch.Tensor | EncodedImages, str]:
+        "(uint8 N×C×H×W, memory-mapped or encoded; its fingerprint)."
+        if self.jpegs is None:
+            return super().finish()
+        with _explained():
+            self.jpegs.flush()
+        key = fingerprint(self.key(), "jpeg", QUALITY)
+        folder = self.folder / f"{key}.jpegs"
+        with contextlib.suppress(OSError):  # else it was read before, and is whole
+            return EncodedImages(folder, self.n, self.shape[1:]), key
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(self.jpegs.folder, folder)
+        return EncodedImages(folder, self.n, self.shape[1:]), key
 
 # %% ../../nbs/data/21_items.ipynb #20d38cc2
 @dataclass(eq=False)
 class ItemsRead:
     "What was read from a data set; one row an image."
 
-    images: torch.Tensor  # uint8 N×C×H×W, memory-mapped
+    images: torch.Tensor | EncodedImages  # uint8 N×C×H×W, on disk
     key: str  # its fingerprint
     labels: list  # N labels as the data set has them
     groups: list | None  # N groups as the data set has them; None where it has none
@@ -241,7 +298,7 @@ def read_items(
 
     threads = os.cpu_count() or 1
     rows, skipped = [], {}
-    with _PixelFile() as file, ThreadPoolExecutor(threads) as pool:
+    with _GrowingImages() as file, ThreadPoolExecutor(threads) as pool:
         found = map_in_order(pool, read, enumerate(items), 8 * threads)
         for i, (pixels, about, reason) in enumerate(
             progress(found, "reading", total)
