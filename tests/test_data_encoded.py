@@ -1,11 +1,16 @@
 "Images that stay JPEGs: the same split to its user, and nothing is lost on the way."
 
-import pickle, warnings
+import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image
 
-from masktune.all import *
+from masktune import ERM, Benchmark, MaskTune, Split, compute_maps
+from masktune import create_model, predict
 from masktune.data import encoded
 from masktune.data.encoded import EncodedImages
 from masktune.data.image_cache import decode_images, load_image
@@ -84,7 +89,9 @@ def test_other_files_change_by_little(tmp_path):
     images = quietly(decode_images, paths, size=32).images
     assert images.shape == (23, 3, 32, 32)
     for i, path in enumerate(paths):
-        change = images[i].permute(1, 2, 0).numpy() - load_image(path, 32).astype(int)
+        change = images[i].permute(1, 2, 0).numpy() - load_image(path, 32).astype(
+            int
+        )
         assert abs(change).mean() < 1.5 and abs(change).max() < 25, path
 
 
@@ -169,8 +176,6 @@ def test_a_gap_is_tried_again_and_a_good_shard_is_kept(tmp_path):
     def encode(i):
         return "a network error" if i in broken else contents[i]
 
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(2) as pool:
         assert encoded.write_encoded(tmp_path, 20, encode, pool) == {
             3: "a network error"
@@ -216,7 +221,9 @@ def test_a_stream_turns_into_jpegs_when_it_has_grown(tmp_path, monkeypatch, tota
     assert split.labels.tolist() == [i % 2 for i in range(20)]
     again = quietly(read, items)
     assert again.fingerprint() == split.fingerprint()
-    assert len(list((cache_root() / "images").iterdir())) == 1, "nothing is left over"
+    assert len(list((cache_root() / "images").iterdir())) == 1, (
+        "nothing is left over"
+    )
 
 
 def test_grey_streams_stay_pixels(tmp_path):

@@ -184,9 +184,10 @@ class _SplitItems(_SplitTensors):
     @property
     def images(self) -> torch.Tensor:
         "All images, uint8 N×C×H×W."
-        return (
-            self._images if self._rows is None else _take(self._images, self._rows)
-        )
+        if self._rows is None and isinstance(self._images, torch.Tensor):
+            return self._images
+        rows = torch.arange(len(self)) if self._rows is None else self._rows
+        return _take(self._images, rows)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -248,7 +249,11 @@ class _DeviceBatches(_BatchPlan):
         if device.type == "cuda":
             room = torch.cuda.mem_get_info(device)[0] / 3
         images = self._images
-        if self._rows is None and images.nbytes < room:
+        if (
+            isinstance(images, torch.Tensor)
+            and images.nbytes < room
+            and self._rows is None
+        ):
             images = images.to(device)
         self._resident[device] = images, self.labels.to(device), groups.to(device)
         return self._resident[device]

@@ -183,8 +183,8 @@ class Decoded(NamedTuple):
     "Image files as one tensor."
 
     images: torch.Tensor | EncodedImages  # uint8 N×3×H×W; unreadable ones are black
-    key: str  # fingerprint of the images
     broken: dict[int, str]  # position -> why it could not be read
+    key: str  # fingerprint of the images
     cut: torch.Tensor  # float N: the share of each picture that the crop cuts off
 
 
@@ -320,12 +320,12 @@ def decode_images(
         key = fingerprint("kept pixels", scan.content, h, w, *modes, *rule.key())
         cut = _cut_shares(scan, rule)
         if not paths:
-            return Decoded(torch.empty(0, 3, h, w, dtype=torch.uint8), key, {}, cut)
-        files, n = _Files(paths, scan, rule, shape), len(paths) * 3 * h * w
-        if n > pixel_limit():
+            return Decoded(torch.empty(0, 3, h, w, dtype=torch.uint8), {}, key, cut)
+        files = _Files(paths, scan, rule, shape)
+        if 3 * h * w * len(paths) > pixel_limit():
             key = fingerprint(key, "jpeg", QUALITY)
-            images, broken = _encoded_images(key, files, pool, on_error)
-            return Decoded(images, key, broken, cut)
+            return Decoded(*_encoded_images(key, files, pool, on_error), key, cut)
         file, broken = _cache_file(key, files, pool, on_error)
+    n = 3 * h * w * len(paths)
     images = torch.from_file(str(file), shared=False, size=n, dtype=torch.uint8)
-    return Decoded(images.view(-1, 3, h, w), key, broken, cut)
+    return Decoded(images.view(-1, 3, h, w), broken, key, cut)

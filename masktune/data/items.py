@@ -6,12 +6,9 @@
 __all__ = ['FIELD_KEYS', 'to_pixels', 'Fields', 'ItemsRead', 'read_items']
 
 # %% ../../nbs/data/21_items.ipynb #4e4b9283
-import contextlib
-import hashlib
 import io
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,17 +18,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core.files import explain_disk_error, fingerprint
 from ..core.progress import progress
 from ..core.threads import map_in_order
 from ..core.validation import check_choice
-from .encoded import QUALITY, EncodedImages, ShardWriter
-from .encoded import encode_jpeg, pixel_limit, warn_of_jpegs
+from .encoded import EncodedImages
 from .folders import printable_name
+from .growing import GrowingImages
 from .image_cache import _report_unreadable
 from .pixels import byte_images, to_rgb_image
 from .resize import Resize
-from .scan import CACHE_ADVICE, cache_root
 
 # %% ../../nbs/data/21_items.ipynb #b8270b8b
 def _open_picture(value) -> Image.Image | None:
@@ -146,113 +141,6 @@ def _from_mapping(item, field, what, optional):
         )
     return item[field]
 
-# %% ../../nbs/data/21_items.ipynb #1413b2e8
-def _shape_error(i, shape, before):
-    return ValueError(
-        f"image {i} has the shape {shape}, and those before {before}: pass size=."
-    )
-
-
-def _explained():
-    "What the system says of the disk of the cache becomes a sentence."
-    return explain_disk_error(cache_root() / "images", CACHE_ADVICE)
-
-# %% ../../nbs/data/21_items.ipynb #64d9612a
-class _PixelFile:
-    "A growing file of images of one shape."
-
-    def __init__(self):
-        self.folder = cache_root() / "images"
-        self.path = self.folder / f".{os.getpid()}-{id(self)}.growing"
-        with _explained():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.file, self.hash = open(self.path, "wb"), hashlib.blake2b()
-        self.shape, self.n = None, 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        with contextlib.suppress(OSError):
-            self.file.close()
-        self.path.unlink(missing_ok=True)
-
-    def add(self, pixels: np.ndarray):
-        self.shape = self.shape or pixels.shape
-        if pixels.shape != self.shape:
-            raise _shape_error(self.n, pixels.shape, self.shape)
-        data = pixels.tobytes()
-        with _explained():
-            self.write(pixels, data)
-        self.hash.update(data)
-        self.n += 1
-
-    def write(self, pixels: np.ndarray, data: bytes):
-        self.file.write(data)
-
-    def key(self) -> str:
-        if self.shape is None:
-            raise ValueError("the data set has no image that can be read.")
-        return fingerprint("pixels", self.hash.hexdigest(), self.shape)
-
-    def finish(self) -> tuple[torch.Tensor | EncodedImages, str]:
-        "(uint8 N×C×H×W, memory-mapped; its fingerprint)."
-        with _explained():
-            self.file.close()
-        key = self.key()
-        file, shape = self.folder / f"{key}.u8", (self.n, *self.shape)
-        os.replace(self.path, file)
-        how = dict(shared=False, size=math.prod(shape), dtype=torch.uint8)
-        return torch.from_file(str(file), **how).view(shape), key
-
-# %% ../../nbs/data/21_items.ipynb #64d96131
-def _jpeg_of(pixels: np.ndarray) -> bytes:
-    return encode_jpeg(Image.fromarray(np.moveaxis(pixels, 0, 2).copy()))
-
-
-class _GrowingImages(_PixelFile):
-    "A growing file of images, or a folder of JPEGs once it is too large."
-
-    jpegs: ShardWriter | None = None
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        if self.jpegs is not None:
-            shutil.rmtree(self.jpegs.folder, ignore_errors=True)
-
-    def write(self, pixels: np.ndarray, data: bytes):
-        size = (self.n + 1) * len(data)
-        if self.jpegs is None and len(pixels) == 3 and size > pixel_limit():
-            self._turn_into_jpegs()
-        if self.jpegs is None:
-            super().write(pixels, data)
-        else:
-            self.jpegs.add(_jpeg_of(pixels))
-
-    def _turn_into_jpegs(self):
-        warn_of_jpegs("the images of this data set", self.folder)
-        self.file.close()
-        self.jpegs = ShardWriter(self.path.with_suffix(".jpegs"))
-        shape = (self.n, *self.shape)
-        written = np.memmap(self.path, np.uint8, "r", shape=shape) if self.n else []
-        for pixels in progress(written, "encoding", unit="image"):
-            self.jpegs.add(_jpeg_of(pixels))
-        self.path.unlink()
-
-    def finish(self) -> tuple[torch.Tensor | EncodedImages, str]:
-        "(uint8 N×C×H×W, memory-mapped or encoded; its fingerprint)."
-        if self.jpegs is None:
-            return super().finish()
-        with _explained():
-            self.jpegs.flush()
-        key = fingerprint(self.key(), "jpeg", QUALITY)
-        folder = self.folder / f"{key}.jpegs"
-        with contextlib.suppress(OSError):  # else it was read before, and is whole
-            return EncodedImages(folder, self.n, self.shape[1:]), key
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(self.jpegs.folder, folder)
-        return EncodedImages(folder, self.n, self.shape[1:]), key
-
 # %% ../../nbs/data/21_items.ipynb #20d38cc2
 @dataclass(eq=False)
 class ItemsRead:
@@ -298,7 +186,7 @@ def read_items(
 
     threads = os.cpu_count() or 1
     rows, skipped = [], {}
-    with _GrowingImages() as file, ThreadPoolExecutor(threads) as pool:
+    with GrowingImages() as file, ThreadPoolExecutor(threads) as pool:
         found = map_in_order(pool, read, enumerate(items), 8 * threads)
         for i, (pixels, about, reason) in enumerate(
             progress(found, "reading", total)
