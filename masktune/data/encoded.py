@@ -111,7 +111,7 @@ def write_shard(
     with atomic_write(entries) as temp, open(temp, "wb") as file:
         np.save(file, index)
 
-
+# %% ../../nbs/data/24_encoded.ipynb #24000025
 def _read_index(folder, number, n) -> np.ndarray | None:
     "The index of a shard of `n` images; None where that is not there as a whole."
     jpegs, entries = _shard(folder, number)

@@ -117,20 +117,12 @@ def _environment_variables(**values):
                 os.environ[k] = v
 
 
-# glibc gives large tensors back to the system one by one, and asks for them anew
-_KEEP_MEMORY = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**40))
-
-
 def _kernel_environment(log, threads) -> dict[str, str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return dict.fromkeys(names, str(threads)) | dict(
         MASKTUNE_LOG=str(log),
         MPLBACKEND="module://matplotlib_inline.backend_inline",  # shows figures
         PYTHONHASHSEED="0",
-        **{
-            name: os.environ.get(name, value)
-            for name, value in _KEEP_MEMORY.items()
-        },
     )
 
 # %% ../../nbs/runs/04_execute.ipynb #c83aab9a
