@@ -53,20 +53,24 @@ class _Growing:
             self.file.close()
         self.path.unlink(missing_ok=True)
 
-    def add(self, pixels: np.ndarray):
+    def add(
+        self,
+        pixels: np.ndarray,  # uint8 C×H×W, of the same shape as those before
+    ) -> None:
+        "Write one more; an `OSError` says where there is no room."
         self.shape = self.shape or pixels.shape
         if pixels.shape != self.shape:
             raise _shape_error(self.n, pixels.shape, self.shape)
         data = pixels.tobytes()
         with _explained():
-            self.write(pixels, data)
+            self._write(pixels, data)
         self.hash.update(data)
         self.n += 1
 
-    def write(self, pixels: np.ndarray, data: bytes):
+    def _write(self, pixels: np.ndarray, data: bytes):
         self.file.write(data)
 
-    def key(self) -> str:
+    def _key(self) -> str:
         if self.shape is None:
             raise ValueError("the data set has no image that can be read.")
         return fingerprint("pixels", self.hash.hexdigest(), self.shape)
@@ -79,7 +83,7 @@ class _PixelFile(_Growing):
         "(uint8 N×C×H×W, memory-mapped; its fingerprint)."
         with _explained():
             self.file.close()
-        key = self.key()
+        key = self._key()
         file, shape = self.folder / f"{key}.u8", (self.n, *self.shape)
         os.replace(self.path, file)
         how = dict(shared=False, size=math.prod(shape), dtype=torch.uint8)
@@ -95,12 +99,12 @@ class _PixelsOrJpegs(_PixelFile):
 
     jpegs: ShardWriter | None = None
 
-    def write(self, pixels: np.ndarray, data: bytes):
+    def _write(self, pixels: np.ndarray, data: bytes):
         size = (self.n + 1) * len(data)
         if self.jpegs is None and len(pixels) == 3 and size > pixel_limit():
             self._turn_into_jpegs()
         if self.jpegs is None:
-            super().write(pixels, data)
+            super()._write(pixels, data)
         else:
             self.jpegs.add(_jpeg_of(pixels))
 
@@ -129,7 +133,7 @@ class GrowingImages(_PixelsOrJpegs):
             return super().finish()
         with _explained():
             self.jpegs.flush()
-        key = fingerprint(self.key(), "jpeg", QUALITY)
+        key = fingerprint(self._key(), "jpeg", QUALITY)
         folder = self.folder / f"{key}.jpegs"
         with contextlib.suppress(OSError):  # else it was read before, and is whole
             return EncodedImages(folder, self.n, self.shape[1:]), key
