@@ -63,8 +63,7 @@ class _Files(NamedTuple):
     def _read(self, i) -> tuple[bytes, Image.Image, bool]:
         "(content, picture at size, whether it was that already)"
         refuse_special(self.paths[i])
-        with open(self.paths[i], "rb") as file:
-            content = file.read()
+        content = Path(self.paths[i]).read_bytes()
         if content_hash(content) != self.scan.hashes[i].decode():
             raise ValueError("it changed while it was read: start again")
         with Image.open(io.BytesIO(content)) as stored:

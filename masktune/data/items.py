@@ -7,9 +7,8 @@ __all__ = ['FIELD_KEYS', 'to_pixels', 'Fields', 'ItemsRead', 'read_items']
 
 # %% ../../nbs/data/21_items.ipynb #4e4b9283
 import io
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path

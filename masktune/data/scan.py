@@ -70,8 +70,7 @@ def _scan_one(path) -> tuple[str, int, int, bool]:
     "(hash, height, width, special); what can't be read has no size, and decoding will say why."
     try:
         refuse_special(path)
-        with open(path, "rb") as file:
-            content = file.read()
+        content = Path(path).read_bytes()
     except OSError as e:
         return type(e).__name__, 0, 0, False
     digest = content_hash(content)
