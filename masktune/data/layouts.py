@@ -197,7 +197,7 @@ def match_classes(
 class LabelledFiles:
     "Image files, one row each."
 
-    paths: list[Path]  # N files
+    paths: list[str]  # N files; a million Paths would take half a gigabyte
     labels: list[int]  # N class numbers
     ids: list[str]  # N names: the path from the data set's folder
     class_names: list[str]  # names of the labels
@@ -205,9 +205,9 @@ class LabelledFiles:
 
 
 def _labelled(classes: dict[str, list[Path]], root: Path, ignored) -> LabelledFiles:
-    paths = [p for files in classes.values() for p in files]
+    paths = [str(p) for files in classes.values() for p in files]
     labels = [k for k, files in enumerate(classes.values()) for _ in files]
-    ids = [printable_name(str(p.relative_to(root))) for p in paths]
+    ids = [printable_name(os.path.relpath(p, root)) for p in paths]
     return LabelledFiles(paths, labels, ids, list(classes), Counter(ignored))
 
 
