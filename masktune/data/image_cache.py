@@ -60,27 +60,25 @@ class _Files(NamedTuple):
     resize: Resize
     shape: tuple[int, int]  # (height, width) of all
 
-    def _read(self, i) -> tuple[bytes, Image.Image, bool]:
-        "(content, picture at size, whether it was that already)"
+    def _read(self, i) -> tuple[bytes, Image.Image]:
+        "(content, picture at size)"
         refuse_special(self.paths[i])
         content = Path(self.paths[i]).read_bytes()
         if content_hash(content) != self.scan.hashes[i].decode():
             raise ValueError("it changed while it was read: start again")
-        with Image.open(io.BytesIO(content)) as stored:
-            im = self.resize(to_rgb_image(stored))
+        im = _open_image(io.BytesIO(content), self.resize)
         if im.size != self.shape[::-1]:
             raise ValueError(f"{im.width}×{im.height} pixels, unlike the others")
-        return content, im, im is stored
+        return content, im
 
     def planes(self, i) -> bytes:
         "Red, green and blue of an image."
-        _, im, _ = self._read(i)
-        return planes(im)
+        return planes(self._read(i)[1])
 
     def jpeg(self, i) -> bytes:
         "An image as a JPEG; one that is a JPEG of this size stays as it is."
-        content, im, unchanged = self._read(i)
-        return content if unchanged and im.format == "JPEG" else encode_jpeg(im)
+        content, im = self._read(i)
+        return content if im.format == "JPEG" else encode_jpeg(im)
 
     def attempt(self, read, i) -> bytes | str:
         "`read(i)`, or a text that says why the file can't be read."
