@@ -342,6 +342,26 @@ def test_clean_statistics_are_those_of_one_pass(fitted):
     assert m.history_.val_accuracy.iloc[-1] == predict(m.model_, bench.val).accuracy
 
 
+def test_clean_statistics_are_of_images_augmented_as_in_training(fitted):
+    bench, erm = fitted
+    small = few(bench)
+
+    def halves(x, generator):
+        "Half as bright, half of the images"
+        draws = torch.rand(len(x), 1, 1, 1, generator=generator)
+        return torch.where(draws < 0.5, x / 2, x)
+
+    m = MaskTune(lr=0, batch_size=50, augment=halves, device="cpu")
+    conv, norm = m.fit(erm, small).model_.backbone[:2]
+    with torch.no_grad():
+        whole = conv(small.train.images / 255).mean((0, 2, 3))
+    share = (norm.running_mean / whole).median().item()
+    assert 0.7 < share < 0.8, "three quarters of the brightness"
+    again = MaskTune(lr=0, batch_size=50, augment=halves, device="cpu")
+    again = again.fit(erm, small).model_.backbone[1]
+    assert again.running_mean.equal(norm.running_mean)
+
+
 def test_nothing_hidden_is_one_more_epoch(fitted):
     bench, erm = fitted
     small = few(bench)

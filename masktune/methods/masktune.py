@@ -252,7 +252,9 @@ class _MaskedSteps(_Steps):
     def _measure(self: Any, bench, val_masks, net):
         "The numbers of the history; before, batch norm's statistics where they are asked for"
         if self.bn_stats == "clean":
-            update_bn_stats(net, bench.train, self.batch_size, self.seed)
+            update_bn_stats(
+                net, bench.train, self.batch_size, self.seed, self.augment
+            )
         return dict(
             val_accuracy=predict(net, bench.val).accuracy,
             val_masked=masked_accuracy(net, bench.val, val_masks),

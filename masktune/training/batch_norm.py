@@ -11,22 +11,31 @@ from collections.abc import Callable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
+from ..core.random import make_generator
 from ..data.split import Split
 from ..models.network import Network
+from .augment import apply_augment
 
 # %% ../../nbs/training/07_batch_norm.ipynb #886bdbda
 def update_bn_stats(
     model: Network,  # changed in place, but for its weights
     split: Split,  # images to measure on
     batch_size: int = 128,  # images a step
-    seed: int = 0,  # of the order
+    seed: int = 0,  # of the order, and of what `augment` draws
+    augment: Callable | None = None,  # that of training; None: images as they are
 ) -> None:
     "Replace the batch-norm statistics of `model` by those of a pass over `split`."
     order = (seed, "batch norm")
     batches = split.batches(
         batch_size, True, order, model.device, channels_last=True
     )
-    update_bn(batches, model)
+
+    def images():
+        for i, batch in enumerate(batches):
+            draws = make_generator(*order, i)
+            yield apply_augment(augment, batch.x, draws) if augment else batch.x
+
+    update_bn(images(), model)
 
 # %% ../../nbs/training/07_batch_norm.ipynb #b9c7e0d8
 def frozen_bn_loss(
