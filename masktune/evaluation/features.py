@@ -27,6 +27,14 @@ from ..models.wrap import as_network, wrap
 class _FeatureTable(Split):
     "The columns of `Features`."
 
+    def _check_images(self):
+        "Refuse what is no table of features."
+        if self._images.ndim != 2 or not self._images.is_floating_point():
+            raise ValueError(
+                "features must be floats, one row an example (N×D), not "
+                f"{self._images.dtype} of shape {tuple(self._images.shape)}."
+            )
+
     @property
     def values(self) -> torch.Tensor:
         "half N×D: a row for each example."

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ..core.random import make_generator
-from ..core.validation import check_choice, check_count
+from ..core.validation import check_choice, check_count, check_positive
 from ..evaluation.features import Features, balanced_sample_weight
 from ..evaluation.features import stratified_halves
 from .heads import HeadMethod, fit_head, predict_head
@@ -88,6 +88,8 @@ class NeuronTune(_Silencing):
         check_choice("tune_on", self.tune_on, ["train", "val"])
         check_count("the number of thresholds", len(self.thresholds))
         check_count("the number of reg_strengths", len(self.reg_strengths))
+        for strength in self.reg_strengths:
+            check_positive("reg_strengths", strength, zero=True)
 
     def _head(self, head, bench):
         "Learn `deltas_` (K×D) and `silenced_` (D bools) too."

@@ -118,8 +118,13 @@ def _stats_from(config):
 def _processor_config(processor):
     "The settings of an image processor, or of the file that it was saved to"
     if not isinstance(processor, (str, Path)):
-        known = hasattr(processor, "to_dict")
-        return processor.to_dict() if known else dict(processor)
+        config = processor.to_dict() if hasattr(processor, "to_dict") else processor
+        if isinstance(config, Mapping):
+            return config
+        raise ValueError(
+            f"processor={processor!r:.60} is no image processor of transformers, no folder with "
+            "one, and no dict of its settings."
+        )
     file = Path(processor)
     file = file / "preprocessor_config.json" if file.is_dir() else file
     if not file.is_file():

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..core.validation import check_count, check_fields
+from ..core.validation import check_fraction, check_positive
+
 # %% ../../nbs/training/04_augment.ipynb #5993a1c8
 @dataclass(frozen=True)
 class View:
@@ -20,6 +23,17 @@ class View:
     crop: int  # side of what the network sees, in pixels
     # the picture's short side before the crop; None: as `crop`
     resize: int | None = None
+
+    def __post_init__(self):
+        check_count("crop", self.crop)
+        if (
+            self.resize is not None
+            and check_count("resize", self.resize) < self.crop
+        ):
+            raise ValueError(
+                f"resize={self.resize} is smaller than crop={self.crop}: a crop can't be larger "
+                "than the picture it is taken of."
+            )
 
     def _scale(self, height, width):
         return (self.resize or self.crop) / min(height, width)
@@ -88,6 +102,22 @@ def _crop_sizes(augment, draw, n):
     return width.clamp(max=1), height.clamp(max=1)
 
 # %% ../../nbs/training/04_augment.ipynb #50385002
+def _check_range(name, pair, most):
+    "Refuse what is no pair of numbers from low to high, above 0 and up to `most`."
+    wrong = len(pair) != 2 or isinstance(pair, torch.Tensor)
+    if (
+        wrong
+        or not 0
+        < check_positive(name, pair[0])
+        <= check_positive(name, pair[1])
+        <= most
+    ):
+        raise ValueError(
+            f"{name}={pair!r:.60} must be two numbers, the lower first, above 0"
+            + (f" and {most} at most." if most == 1 else ".")
+        )
+
+
 @dataclass(frozen=True)
 class Augment:
     "Random crop, flip, rotation and shift, drawn for each image."
@@ -100,6 +130,15 @@ class Augment:
     degrees: float = 0.0  # largest rotation
     shift: float = 0.0  # largest shift, as a share of the side
     pad: int = 0  # largest shift in whole pixels, as in "random crop with padding"
+
+    def __post_init__(self):
+        check_fields(self)
+        _check_range("scale", self.scale, 1)
+        _check_range("ratio", self.ratio, float("inf"))
+        check_fraction("flip", self.flip)
+        check_positive("degrees", self.degrees, zero=True)
+        check_fraction("shift", self.shift)
+        check_count("pad", self.pad, minimum=0)
 
     def __call__(
         self,
