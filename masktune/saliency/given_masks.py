@@ -66,10 +66,6 @@ class GivenMasks(_MaskStack):
         if not isinstance(self.masks, SaliencyMasks):
             self.masks = _bool_masks(self.masks)
 
-    def masked_fraction(self) -> float:
-        "Return the mean share of an image's pixels that is hidden."
-        return hidden_shares(self, len(self))[0]
-
 # %% ../../nbs/saliency/03_given_masks.ipynb #464ce344
 def _bool_masks(masks) -> torch.Tensor:
     "Masks as bool N×H×W; a `ValueError` says what else they are."
@@ -130,6 +126,5 @@ def hidden_shares(
     "Return the mean share of pixels that is hidden, and the share of images in which nothing is."
     if isinstance(masks, RandomSquares):
         return masks.masked_fraction(), 0.0
-    parts = torch.arange(n).split(1024)
-    each = torch.cat([masks.on(p, device).float().mean((1, 2)) for p in parts])
-    return each.mean().item(), (each == 0).float().mean().item()
+    pixels, size = masks.hidden_pixels(device), masks[torch.arange(1)].numel()
+    return pixels.sum().item() / (n * size), (pixels == 0).sum().item() / n

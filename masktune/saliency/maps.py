@@ -6,7 +6,6 @@
 __all__ = ['SaliencyMaps', 'SaliencyMasks', 'compute_maps']
 
 # %% ../../nbs/saliency/02_maps.ipynb #b6b93c1c
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,16 +154,6 @@ class SaliencyMasks(HiddenByPosition):
         values = self._values[device][index]
         masks = _thresholded(values, self.maps.size, self.maps.box, self.rule)
         return masks | self.previous.on(index, device) if self.previous else masks
-
-    def hidden_pixels(self) -> torch.Tensor:
-        "Count the hidden pixels of each image."
-        parts = torch.arange(len(self)).split(1024)
-        return torch.cat([self[part].flatten(1).sum(1) for part in parts])
-
-    def masked_fraction(self) -> float:
-        "How much of an image is hidden, on average"
-        n = len(self) * math.prod(self.maps.size)
-        return self.hidden_pixels().sum().item() / n
 
     @property
     def n_blank(self) -> int:

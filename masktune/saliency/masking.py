@@ -192,6 +192,9 @@ class HiddenByPosition:
 
     fill: object  # what hidden pixels become, see `apply_mask`
 
+    def __len__(self) -> int:
+        raise NotImplementedError
+
     def on(
         self,
         index,  # positions: int64 n, or a slice
@@ -203,6 +206,20 @@ class HiddenByPosition:
     def __getitem__(self, index) -> torch.Tensor:
         "bool n×H×W for the images at `index`, True = hidden; on the CPU"
         return self.on(index, torch.device("cpu"))
+
+    def hidden_pixels(
+        self,
+        device: torch.device | str = "cpu",  # where the masks are made
+    ) -> torch.Tensor:  # int64 N, on the CPU
+        "Count the hidden pixels of each image."
+        parts = torch.arange(len(self)).split(1024)
+        counts = [self.on(p, device).flatten(1).sum(1).cpu() for p in parts]
+        return torch.cat(counts)
+
+    def masked_fraction(self) -> float:
+        "Return the mean share of an image's pixels that is hidden."
+        size = self[torch.arange(1)].numel()
+        return self.hidden_pixels().sum().item() / (len(self) * size)
 
     def apply(
         self,
