@@ -130,10 +130,7 @@ def extract_features(
         if split.width != net.head.in_features:
             raise _width_error(net, split)
         return split
-    made_from = dict(
-        weights=fingerprint(net.backbone, net.neck, net.mean, net.std),
-        images=split.fingerprint(),
-    )
+    made_from = dict(weights=net.features_fingerprint(), images=split.fingerprint())
     if file and Path(file).exists():
         values = _load_features(file, made_from)
     else:

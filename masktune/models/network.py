@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..core.files import fingerprint
 from ..core.validation import check_choice, check_types
 
 # %% ../../nbs/models/00_network.ipynb #4d6f20b8
@@ -76,6 +77,7 @@ class _Parts(nn.Module):
 
     mean: torch.Tensor | None
     std: torch.Tensor | None
+    channel_order: torch.Tensor | None  # e.g. (2, 1, 0) where blue comes first
 
     @check_types
     def __init__(
@@ -107,6 +109,7 @@ class _Parts(nn.Module):
         self.wrapped_with: dict = {}  # the arguments that `wrap` was given
         self.register_buffer("mean", _per_channel(mean))
         self.register_buffer("std", _per_channel(std))
+        self.register_buffer("channel_order", None)
 
 # %% ../../nbs/models/00_network.ipynb #d70ed730
 class _Ended(_Parts):
@@ -128,6 +131,8 @@ class _Steps(_Ended):
         "Make feature maps of images."
         if not self.allows_channels_last:
             x = x.contiguous()
+        if self.channel_order is not None:
+            x = x[:, self.channel_order]
         if self.mean is not None and self.std is not None:
             x = (x - self.mean) / self.std
         return self.backbone(x)
@@ -163,12 +168,15 @@ class _Described(_Steps):
         self,
         mean,  # of each channel, in [0, 1]; None: don't normalise
         std,  # of each channel; None: don't normalise
+        channel_order=None,  # the network's, e.g. (2, 1, 0); None: that of the images
     ):
-        "Normalise images by mean and std of each channel from now on."
+        "Normalise images by mean and std of each channel, in the order of the network, from now on."
         mean, std = map(_per_channel, check_normalisation(mean, std))
         device = self.head.weight.device
         self.mean = mean if mean is None else mean.to(device)
         self.std = std if std is None else std.to(device)
+        order = None if channel_order is None else torch.tensor(channel_order)
+        self.channel_order = order if order is None else order.to(device)
 
     @property
     def input_config(self) -> dict | None:
@@ -217,6 +225,11 @@ class Network(_Described):
             return self.backbone
         owner = getattr(self.backbone, "net", self.neck)
         return owner.get_submodule(self.map_layer)
+
+    def features_fingerprint(self) -> str:
+        "16 digits that identify what turns images into pooled features."
+        order = [] if self.channel_order is None else [self.channel_order]
+        return fingerprint(self.backbone, self.neck, self.mean, self.std, *order)
 
     def into(
         self,

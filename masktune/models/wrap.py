@@ -259,8 +259,8 @@ def wrap(
         images = _images_for(net, size)
         _check_channels(net, mean, images)
         model = _take_apart(net, images, layer, head)
-    if mean is not None:
-        model.set_normalisation(mean, std)
+    order = (preprocessing or {}).get("channel_order")
+    model.set_normalisation(mean, std, order)
     model.source, model.preprocessing = source, preprocessing
     model.wrapped_with = dict(size=size, layer=layer, head=head)
     model.training = net.training
@@ -304,7 +304,7 @@ def copy_weights(
     how = {k: v for k, v in model.wrapped_with.items() if v is not None}
     other = wrap(plain, **how)
     mine, theirs = model.state_dict(), other.state_dict()
-    skip = ("mean", "std", "head.weight", "head.bias")
+    skip = ("mean", "std", "channel_order", "head.weight", "head.bias")
     if wrong := unequal_tensors(mine, theirs).difference(skip):
         raise ValueError(
             f"{type(plain).__name__} is another network: "
@@ -337,8 +337,11 @@ def _check_copy(model, net, other):
     "The user's network must give what the tuned one gives, on images that it gets normalised"
     images = probe_images(net, other.wrapped_with.get("size", (224, 224)))
     shown = images
-    if model.mean is not None and not isinstance(net, Network):
-        shown = (images - model.mean.to(images)) / model.std.to(images)
+    if not isinstance(net, Network):
+        if model.channel_order is not None:
+            shown = shown[:, model.channel_order.to(shown.device)]
+        if model.mean is not None:
+            shown = (shown - model.mean.to(shown)) / model.std.to(shown)
     with eval_mode(model), eval_mode(net):
         with torch.no_grad():
             expected = model.logits(images.to(model.device)).to(images)

@@ -332,6 +332,8 @@ def _load_folder(folder, network):
     stats = (known.get("mean"), known.get("std"), known.get("size"))
     model = wrap(net, *stats, processor=own)
     model.preprocessing = (model.preprocessing or {}) | known or None
+    if "channel_order" in known:
+        model.set_normalisation(*stats[:2], known["channel_order"])
     return model
 
 # %% ../../nbs/models/02_zoo.ipynb #91d65478
