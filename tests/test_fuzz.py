@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import masktune
 from masktune import ERM, JTT, ULE, Augment, Benchmark, GroupDRO, MaskTune, Network
-from masktune import Predictions, SaliencyMaps, SaliencyMasks, audit, biased_mnist
+from masktune import SaliencyMaps, SaliencyMasks, audit, biased_mnist
 from masktune import load_benchmark, make_glyphs, wrap
 from masktune import SelectiveNet, Split, cam, compute_maps, create_model, evaluate
 from masktune import load_model, overlay_heatmap, plot_bars, plot_curves, plot_grid
@@ -413,7 +413,6 @@ def calls(tmp_path_factory):
             Network.set_normalisation,
             dict(self=create_model("small_cnn", 2)) | stats,
         ),
-        "Predictions": (Predictions, dict(logits=predictions.logits) | named),
         "predict array": (predict, dict(model=net, images=images, batch_size=4)),
         "SaliencyMasks": (SaliencyMasks, dict(maps=maps, rule={}, previous=None)),
         "Split": (Split, dict(images=images) | named),
@@ -481,7 +480,7 @@ TRIED = [
         "fit",
         "load_benchmark",
     ],
-    *["make_glyphs", "masks", "GivenMasks", "Network", "normalise", "Predictions"],
+    *["make_glyphs", "masks", "GivenMasks", "Network", "normalise"],
     *["predict array", "SaliencyMasks", "Split", "wrap"],
     *["cam", "compute_maps", "create_model", "evaluate", "load_model", "maps"],
     *["overlay", "plot_bars", "plot_curves", "plot_grid", "plot_rows"],
@@ -562,7 +561,6 @@ MISREAD = {
     "wrap(size='x')": dict(size="x"),
     "wrap(size=-1)": dict(size=-1),
     "wrap(mean of four)": dict(mean=(0.5,) * 4, std=(0.5,) * 4),
-    "Predictions(labels)": dict(labels=torch.zeros(3, dtype=torch.long)),
     "SelectiveNet(coverage=0)": dict(coverage=0),
     "SelectiveNet(alpha=0)": dict(alpha=0),
 }

@@ -96,7 +96,7 @@ def _check_options(split, root, masks, n, seed):
             "Split.from_folder, or leave root= out."
         )
 
-
+# %% ../../nbs/auditing/09_audit.ipynb #ee31dd66
 def _without_network(
     split: Split, root, train: Split | None, seed: int
 ) -> list[Evidence]:

@@ -42,7 +42,7 @@ def _figure_html(figure: Figure, caption: str) -> str:
     source = f"data:image/png;base64,{data}"
     return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
-
+# %% ../../nbs/auditing/08_report.ipynb #4cf05634
 def _table_html(table: pd.DataFrame) -> str:
     return table.to_html(
         index=False, border=0, float_format="{:.2f}".format, na_rep="–"
@@ -58,7 +58,7 @@ def _table_markdown(table: pd.DataFrame) -> str:
         index=False, colalign=align, disable_numparse=True
     )
 
-
+# %% ../../nbs/auditing/08_report.ipynb #894f092b
 def _evidence_html(evidence: Evidence) -> str:
     "A section of the page: the sentence, the numbers, the pictures, the details."
     title, sentence = html.escape(evidence.name), html.escape(evidence.sentence)

@@ -85,7 +85,7 @@ def _slice_figure(split: Split, inside: np.ndarray, correct: np.ndarray) -> Figu
     ]
     return plot_grid(next(split.subset(at).batches(12)).x, titles, columns=6)
 
-
+# %% ../../nbs/auditing/06_slices.ipynb #029dbd2a
 def measure_slices(
     split: Split,  # the images
     predictions: Predictions,  # of the split
@@ -121,7 +121,7 @@ def measure_slices(
 # %% ../../nbs/auditing/06_slices.ipynb #9804f300
 LEAST_TO_RANK = 5  # images of a class that has a fifth at either end
 
-
+# %% ../../nbs/auditing/06_slices.ipynb #9e86062c
 def measure_features(
     model,  # a trained network
     split: Split,  # the images

@@ -141,7 +141,7 @@ def _can_learn(labels: np.ndarray) -> bool:
         return False
     return len(labels) - -(-len(labels) // _n_folds(labels)) >= 2 * _LEAF
 
-
+# %% ../../nbs/auditing/01_surface.ipynb #aab33341
 def _cross_validated(
     numbers: np.ndarray,  # N×d
     labels: np.ndarray,  # N

@@ -39,7 +39,7 @@ NOT_TESTED = (
     "shortcuts of classes that the network never answers",
 )
 
-
+# %% ../../nbs/auditing/07_verdict.ipynb #4e5fea88
 def _find(evidence: Sequence[Evidence], name: str) -> Evidence | None:
     return next((e for e in evidence if e.name == name), None)
 
@@ -140,7 +140,7 @@ def _is_suspicious(part: str, evidence: Sequence[Evidence]) -> bool:
     alone = _find(evidence, f"surface, {part}")
     return alone is not None and alone.value >= PREDICTIVE
 
-
+# %% ../../nbs/auditing/07_verdict.ipynb #ef279d7b
 def _no_verdict(n: int) -> Verdict:
     "What is said of a few images."
     why = f"A verdict needs {LEAST_IMAGES} images or more, and {n} were looked at."

@@ -37,6 +37,17 @@ def _check_tests(tests):
             )
 
 
+def _check_classes(splits):
+    "Refuse parts whose classes differ from those of train."
+    names = splits["train"].class_names
+    for part, split in splits.items():
+        if split.class_names != names:
+            raise ValueError(
+                f"the classes of {part} are {', '.join(split.class_names)}, and those of train "
+                f"{', '.join(names)}: a number would mean different classes."
+            )
+
+# %% ../../nbs/data/02_benchmark.ipynb #108a0ad0
 class _BenchmarkSplits:
     "The splits of one data set, and what they have in common."
 
@@ -47,20 +58,13 @@ class _BenchmarkSplits:
         train: Split,  # what methods learn from
         val: Split,  # what they choose by
         tests: Mapping[str, Split],  # name -> split
-        notes: Sequence[
-            str
-        ] = (),  # sentences on how it was read, for a table's reader
+        notes: Sequence[str] = (),  # sentences on how it was read
     ):
         _check_tests(tests)
         self.name, self.train, self.val, self.tests = name, train, val, dict(tests)
         self.notes: list[str] = list(notes)
         self._mean_std: tuple[list[float], list[float]] | None = None
-        for part, split in self.splits.items():
-            if split.class_names != train.class_names:
-                raise ValueError(
-                    f"the classes of {part} are {', '.join(split.class_names)}, and those of train "
-                    f"{', '.join(train.class_names)}: a number would mean different classes."
-                )
+        _check_classes(self.splits)
 
     @property
     def splits(self) -> dict[str, Split]:

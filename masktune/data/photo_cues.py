@@ -33,7 +33,7 @@ def _center(place, size, extent):
     y = margin if place.startswith("upper") else h - margin
     return y, margin if place.endswith("left") else w - margin
 
-
+# %% ../../nbs/data/30_photo_cues.ipynb #945902fe
 _LEAST_POINTS = 5  # the smallest letters that can be told apart
 
 

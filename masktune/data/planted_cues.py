@@ -58,6 +58,7 @@ def add_cue(
     need grey images; color images raise a `ValueError`.
     """
     check_choice("bias", bias, BIASES)
+    _check_colors(colors)
     grey = images.ndim == 3
     x = (images[:, None] if grey else images).expand(-1, 3, -1, -1).clone()
     first, second = (torch.tensor(c).view(3, 1, 1).byte() for c in colors)
@@ -195,7 +196,6 @@ def biased_mnist(
     """
     check_choice("data", data, ["sample", "full"])
     check_choice("exceptions", exceptions, _DRAWS)
-    _check_colors(colors)
     if val_bias_conflicting is None:
         val_bias_conflicting = bias_conflicting
     check_fraction("val_bias_conflicting", val_bias_conflicting)

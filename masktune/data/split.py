@@ -303,9 +303,9 @@ def _then_check(init: Init) -> Init:
 
     return cast(Init, checked)
 
-# %% ../../nbs/data/00_split.ipynb #25741078
-class Split(_FromTables):
-    "Images with labels and, where they are known, groups."
+# %% ../../nbs/data/00_split.ipynb #87ebb21e
+class _CheckedSplit(_FromTables):
+    "A split whose parts fit together."
 
     __init__ = check_types(_then_check(_FromTables.__init__))
 
@@ -318,6 +318,10 @@ class Split(_FromTables):
                 f"{images.dtype} of shape {tuple(images.shape)}: "
                 "Split.from_tensors converts others."
             )
+
+# %% ../../nbs/data/00_split.ipynb #25741078
+class Split(_CheckedSplit):
+    "Images with labels and, where they are known, groups."
 
     @classmethod
     def from_dataset(

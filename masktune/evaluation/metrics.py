@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..core.distributed import distributed_state, rank_and_world_size
-from ..core.validation import check_count, check_fields, check_types
+from ..core.validation import check_count, check_types
 from ..data.batches import Batch
 from ..data.split import Split
 from ..models.network import check_outputs, eval_mode
@@ -32,10 +32,6 @@ class Predictions:
     ids: list | None = None  # N names as published
     class_names: list | None = None  # K names
     group_names: list | None = None  # names of the groups
-
-    def __post_init__(self):
-        check_fields(self)
-        _check_columns(self)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -74,20 +70,6 @@ class Predictions:
         return f"{rows.to_markdown(index=False, floatfmt='.3f')}\n\n{self!r}"
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #3c9e0fc8
-def _check_columns(p):
-    "Refuse logits that are not N×K, and labels, groups or ids of another number."
-    if p.logits.ndim != 2:
-        raise ValueError(
-            f"logits must be N×K, not of shape {tuple(p.logits.shape)}."
-        )
-    for name in ("labels", "groups", "ids"):
-        column = getattr(p, name)
-        if column is not None and len(column) != len(p):
-            raise ValueError(
-                f"{len(p)} logits need {len(p)} {name}, not {len(column)}."
-            )
-
-
 def _known_labels(labels):
     if labels is None:
         raise ValueError(
@@ -215,7 +197,7 @@ def _transformed(batches, transform):
 def _network_input(x):
     return x if x.ndim == 2 else unit_images(x)  # vectors, for a head alone, stay
 
-
+# %% ../../nbs/evaluation/00_metrics.ipynb #badf93d1
 def _check_array(images, transform):
     "Refuse arrays of another shape, none at all, and a transform, which is for splits."
     if images.ndim not in (2, 4):

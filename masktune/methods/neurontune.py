@@ -88,8 +88,7 @@ class NeuronTune(_Silencing):
         check_choice("tune_on", self.tune_on, ["train", "val"])
         check_count("the number of thresholds", len(self.thresholds))
         check_count("the number of reg_strengths", len(self.reg_strengths))
-        for strength in self.reg_strengths:
-            check_positive("reg_strengths", strength, zero=True)
+        _check_strengths(self.reg_strengths)
 
     def _head(self, head, bench):
         "Learn `deltas_` (K×D) and `silenced_` (D bools) too."
@@ -119,6 +118,12 @@ class NeuronTune(_Silencing):
         return new, history.assign(chosen=history.index == best)
 
 # %% ../../nbs/methods/05_neurontune.ipynb #e847897d
+def _check_strengths(strengths):
+    "Refuse penalties below 0."
+    for strength in strengths:
+        check_positive("reg_strengths", strength, zero=True)
+
+
 def _check_both_kinds(identify, correct, name):
     "Refuse a class without mistakes, or without right answers."
     for k in range(len(identify.class_names)):

@@ -27,7 +27,7 @@ def _channel_numbers(name, values):
         f"{name}={values!r:.60} must hold a number for each channel, such as (.5, .5, .5)."
     )
 
-
+# %% ../../nbs/models/00_network.ipynb #7c75d32b
 def check_normalisation(
     mean,  # of each channel, in [0, 1]; None: don't normalise
     std,  # of each channel; None: don't normalise
@@ -71,7 +71,7 @@ def _one_output_error(name):
         "output for each class."
     )
 
-
+# %% ../../nbs/models/00_network.ipynb #dce6541f
 class _Parts(nn.Module):
     "The three parts, and what is known of them"
 

@@ -109,7 +109,7 @@ def _shape_from(config):
     shape = dict(size=crop if cropped else whole, crop_pct=share)
     return shape | (dict(crop_mode="squash") if stretches else {})
 
-
+# %% ../../nbs/models/04_probing.ipynb #acb07767
 def _stats_from(config):
     "mean and std of an image in [0, 1]"
     factor = config.get("rescale_factor") or 1 / 255

@@ -99,7 +99,7 @@ def check_fill(
         f"fill={fill!r:.60} must be {', '.join(names)}, or a value in [0, 1] for each channel."
     )
 
-
+# %% ../../nbs/saliency/01_masking.ipynb #d2a96c40
 def _filler(x, fill):
     "What is shown instead of the pixels of `x`: something that broadcasts to N×C×H×W"
     if not isinstance(check_fill(fill), str):
@@ -187,10 +187,8 @@ def uncrop_mask(
     return F.pad(mask, (left, size[1] - right, top, size[0] - bottom))
 
 # %% ../../nbs/saliency/01_masking.ipynb #6902f55f
-class HiddenByPosition:
-    "Masks that are found by an image's position in its split: what saliency masks and given masks share."
-
-    fill: object  # what hidden pixels become, see `apply_mask`
+class _HiddenCounts:
+    "How much is hidden by masks that are found by position."
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -203,10 +201,6 @@ class HiddenByPosition:
         "Return the masks of some images on a device."
         raise NotImplementedError
 
-    def __getitem__(self, index) -> torch.Tensor:
-        "bool n×H×W for the images at `index`, True = hidden; on the CPU"
-        return self.on(index, torch.device("cpu"))
-
     def hidden_pixels(
         self,
         device: torch.device | str = "cpu",  # where the masks are made
@@ -218,8 +212,18 @@ class HiddenByPosition:
 
     def masked_fraction(self) -> float:
         "Return the mean share of an image's pixels that is hidden."
-        size = self[torch.arange(1)].numel()
+        size = self.on(torch.arange(1), torch.device("cpu")).numel()
         return self.hidden_pixels().sum().item() / (len(self) * size)
+
+# %% ../../nbs/saliency/01_masking.ipynb #233e6d49
+class HiddenByPosition(_HiddenCounts):
+    "Masks that are found by an image's position in its split: what saliency masks and given masks share."
+
+    fill: object  # what hidden pixels become, see `apply_mask`
+
+    def __getitem__(self, index) -> torch.Tensor:
+        "bool n×H×W for the images at `index`, True = hidden; on the CPU"
+        return self.on(index, torch.device("cpu"))
 
     def apply(
         self,

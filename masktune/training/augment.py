@@ -16,6 +16,16 @@ from ..core.validation import check_count, check_fields
 from ..core.validation import check_fraction, check_positive
 
 # %% ../../nbs/training/04_augment.ipynb #5993a1c8
+def _check_crop(crop, resize):
+    "Refuse sides that are no whole numbers, and a crop that is larger than its picture."
+    check_count("crop", crop)
+    if resize is not None and check_count("resize", resize) < crop:
+        raise ValueError(
+            f"resize={resize} is smaller than crop={crop}: a crop can't be larger than the "
+            "picture it is taken of."
+        )
+
+# %% ../../nbs/training/04_augment.ipynb #da309600
 @dataclass(frozen=True)
 class View:
     "The part of a picture that a network is shown: resized, then cropped at the centre."
@@ -25,15 +35,7 @@ class View:
     resize: int | None = None
 
     def __post_init__(self):
-        check_count("crop", self.crop)
-        if (
-            self.resize is not None
-            and check_count("resize", self.resize) < self.crop
-        ):
-            raise ValueError(
-                f"resize={self.resize} is smaller than crop={self.crop}: a crop can't be larger "
-                "than the picture it is taken of."
-            )
+        _check_crop(self.crop, self.resize)
 
     def _scale(self, height, width):
         return (self.resize or self.crop) / min(height, width)
@@ -117,7 +119,7 @@ def _check_range(name, pair, most):
             + (f" and {most} at most." if most == 1 else ".")
         )
 
-
+# %% ../../nbs/training/04_augment.ipynb #d4e787ed
 @dataclass(frozen=True)
 class Augment:
     "Random crop, flip, rotation and shift, drawn for each image."

@@ -19,7 +19,18 @@ from ..data.benchmark import Benchmark
 from ..models.wrap import as_network
 
 # %% ../../nbs/training/00_settings.ipynb #95d39012
-def check_benchmark(bench):
+def _check_augment(augment):
+    "Refuse what can't be called."
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            "augment must be a function of images and a generator, such as Augment(), not "
+            f"the {type(augment).__name__} {augment!r:.60}."
+        )
+
+
+def check_benchmark(
+    bench,  # what `fit` was given
+):
     "Raise a `TypeError` unless it is a `Benchmark`."
     if not isinstance(bench, Benchmark):
         raise TypeError(
@@ -27,7 +38,7 @@ def check_benchmark(bench):
             "Benchmark(name, train, val, tests) makes one of splits."
         )
 
-
+# %% ../../nbs/training/00_settings.ipynb #ddb5f04e
 @dataclass(kw_only=True)
 class Method:
     "The settings that all methods share. It prints only what differs from the defaults."
@@ -106,11 +117,7 @@ class NetworkMethod(Method):
         self._check_optimizer()
         self._check_schedule()
         check_fraction("label_smoothing", self.label_smoothing)
-        if self.augment is not None and not callable(self.augment):
-            raise TypeError(
-                f"augment must be a function of images and a generator, such as Augment(), not "
-                f"the {type(self.augment).__name__} {self.augment!r:.60}."
-            )
+        _check_augment(self.augment)
         check_count("grad_accum_steps", self.grad_accum_steps)
         if self.patience is not None:
             check_count("patience", self.patience)
