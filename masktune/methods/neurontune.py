@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ..core.random import make_generator
-from ..core.validation import check_choice, check_count, check_positive
+from ..core.validation import check_choice, check_count
 from ..evaluation.features import Features, balanced_sample_weight
 from ..evaluation.features import stratified_halves
 from .heads import HeadMethod, fit_head, predict_head
@@ -88,7 +88,6 @@ class NeuronTune(_Silencing):
         check_choice("tune_on", self.tune_on, ["train", "val"])
         check_count("the number of thresholds", len(self.thresholds))
         check_count("the number of reg_strengths", len(self.reg_strengths))
-        _check_strengths(self.reg_strengths)
 
     def _head(self, head, bench):
         "Learn `deltas_` (K×D) and `silenced_` (D bools) too."
@@ -118,12 +117,6 @@ class NeuronTune(_Silencing):
         return new, history.assign(chosen=history.index == best)
 
 # %% ../../nbs/methods/05_neurontune.ipynb #e847897d
-def _check_strengths(strengths):
-    "Refuse penalties below 0."
-    for strength in strengths:
-        check_positive("reg_strengths", strength, zero=True)
-
-
 def _check_both_kinds(identify, correct, name):
     "Refuse a class without mistakes, or without right answers."
     for k in range(len(identify.class_names)):
