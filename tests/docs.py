@@ -6,7 +6,8 @@ python tests/docs.py               say what is wrong
 python tests/docs.py run PAGE...   execute pages where they are, and note which code they ran
 """
 
-import ast, builtins, contextlib, dataclasses, hashlib, importlib, inspect, io, keyword, re, sys, tokenize
+import ast, builtins, contextlib, dataclasses, hashlib, importlib, inspect, io, keyword
+import re, sys, tempfile, tokenize
 from pathlib import Path
 
 import nbformat
@@ -78,8 +79,25 @@ def run(page):
     ).execute()
     for cell in nb.cells:
         cell.metadata.pop("execution", None)
+    hide_temporary_names(nb)
     nbformat.write(nb, page)
     stamp(page)
+
+
+def hide_temporary_names(nb):
+    "Write /tmp/... for temporary folders in outputs: a page changes where its results do"
+    random = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp[a-z0-9_]{8}")
+
+    def settled(text):
+        return random.sub(f"{tempfile.gettempdir()}/...", text)
+
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                output["text"] = settled(output["text"])
+            for kind, value in output.get("data", {}).items():
+                if kind.startswith("text/") and isinstance(value, str):
+                    output["data"][kind] = settled(value)
 
 
 def stale(nb) -> list:

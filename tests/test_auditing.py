@@ -381,15 +381,21 @@ def test_intervals_where_hiding_helps(corner):
 
 
 def test_classes_of_one_image():
-    x = corner_images(9).images
-    y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2])
-    single, split = Split.from_tensors(x, torch.arange(9)), Split.from_tensors(x, y)
+    x = corner_images(11).images
+    y = torch.tensor([0] * 5 + [1] * 5 + [2])
+    single, split = (
+        Split.from_tensors(x, torch.arange(11)),
+        Split.from_tensors(x, y),
+    )
     families = describe_images(single)
     assert measure_surface(families, single.labels.numpy()) == []
     net = create_model("small_cnn", 3).eval()
     pooled, answers = extract_features(net, split), predict(net, split)
     found = measure_features(net, split, answers, pooled)
     assert found.details["class"].tolist() == ["0", "1"]
+    few = split.subset([0, 1, 2, 3, 10])
+    pooled, answers = extract_features(net, few), predict(net, few)
+    assert measure_features(net, few, answers, pooled) is None
 
 
 def test_a_class_that_was_not_divided_has_a_slice_of_its_own():
@@ -423,7 +429,7 @@ def test_answers_are_those_of_the_logits_where_probabilities_are_rounded(corner)
     sure = copy.deepcopy(net)
     with torch.no_grad():
         sure.head.bias += 200  # both probabilities are 1
-    ended = Network(sure.backbone, sure.pool, sure.head, end=nn.Sigmoid())
+    ended = Network(sure.backbone, sure.neck, sure.head, end=nn.Sigmoid())
     predicted = predict(ended, split).predicted
     assert predicted.equal(split.labels)
     pairs = draw_pairs(predicted)
@@ -431,3 +437,61 @@ def test_answers_are_those_of_the_logits_where_probabilities_are_rounded(corner)
         ended, split, pairs, predicted, lambda x, donor, at: donor
     )
     assert turned.all(), "whole donors carry their answers"
+
+
+FEW = {
+    "two": [0, 1],
+    "four": [0, 1, 2, 3],
+    "one of a class": [0, 2, 4, 6, 8, 10, 12, 14, 1],
+    "a dozen": list(range(12)),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", FEW)
+def test_few_images_give_no_verdict_and_no_odd_numbers(corner, name):
+    "In all its renderings the report says what the images are too few for"
+    split, net = corner
+    few = split.subset(FEW[name])
+    found = audit(net, few)
+    page = re.sub(r'src="data:[^"]*"', "", found.to_html())
+    for text in (repr(found), found._repr_markdown_(), page):
+        assert "Too few images for a verdict" in text or text is page
+        assert not re.search(r"\b(nan|inf)\b", text, re.I), text
+        assert "1 images" not in text
+    assert f"{len(few)} were looked at" in found._repr_markdown_()
+    assert "reasons (a class of 20 images)" in page
+    names = set(found.table.evidence)
+    assert "reasons" not in names and ("slice, worst" in names) == (len(few) > 8)
+    assert ("constancy" in names) == (name in ("four", "a dozen"))
+    assert any(n.startswith("surface") for n in names) == (name == "a dozen")
+
+
+def test_images_alone_may_be_too_few():
+    found = audit(corner_images().subset([0, 1, 2, 3]))
+    assert found.table.empty and "Nothing was measured" in found._repr_markdown_()
+    assert "too few images for the surface" in found.to_html()
+
+
+def test_enough_images_leave_nothing_out(report):
+    assert report.not_measured == [] and "Too few" not in report._repr_markdown_()
+
+
+def test_one_number_has_no_interval():
+    one = Evidence("one", 0.8, 0.1, -np.inf, np.inf, 1, "A sentence.")
+    assert "unknown, from one number" in one._repr_markdown_()
+    assert np.isnan(one.row()["low"])
+
+
+def test_audit_refuses_what_does_not_belong_to_the_split(corner):
+    split, net = corner
+    for match, options in {
+        "n=1 must be a whole number of at least 2": dict(n=1),
+        "seed=-1 must be": dict(seed=-1),
+        "masks must be N×H×W": dict(masks=torch.ones(3, 16, 16, dtype=torch.bool)),
+        "does not know its files": dict(root="photos"),
+    }.items():
+        with pytest.raises(ValueError, match=match):
+            audit(net, split, **options)
+    with pytest.raises(TypeError, match="train must be Split or None"):
+        audit(net, split, train=split.images)

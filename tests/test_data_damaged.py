@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from masktune.data.base_images import base_images
@@ -577,3 +578,17 @@ def test_two_folders_of_one_name_are_refused(tmp_path):
     shutil.copy(tmp_path / "cat/0.png", tmp_path / "cat /9.png")
     with pytest.raises(ValueError, match="two folders in .* are called 'cat'"):
         Split.from_folder(tmp_path)
+
+
+def test_files_that_differ_are_not_compared_to_the_end(tmp_path, monkeypatch):
+    "Six batches of CIFAR-10 are 15 pairs; a few images tell a pair apart"
+    make_miniature("cifar10", tmp_path, n=20)
+    compared, equal = [], torch.equal
+
+    def counted(a, b):
+        compared.append(len(a))
+        return equal(a, b)
+
+    monkeypatch.setattr(torch, "equal", counted)
+    base_images("cifar10", tmp_path)
+    assert len(compared) == 15 and max(compared) <= 16

@@ -10,6 +10,7 @@ from masktune.data.photo_cues import (
     _PLACELESS,
     PHOTO_CUES,
     PLACES,
+    _write,
     plant_cue,
 )
 from masktune.data.photo_settings import balance_groups, keep_classes
@@ -169,3 +170,20 @@ def test_two_of_many_classes_get_a_cue():
     bench = Benchmark("twelve", split, split, {"test": split})
     planted = plant_cue_in_benchmark(bench, "sticker", classes=[0, 1])
     assert planted.truth["train"].cue.unique().tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("side", [28, 32, 48, 224])
+def test_a_date_stamp_is_whole(side):
+    "Two dates that differ in the first digit alone look different"
+    first, second = (
+        _write(date, (side, side), 0.15, "lower right")
+        for date in ("24 12 90", "14 12 90")
+    )
+    assert first.any() and not first.equal(second)
+    assert not first[:, 0].any() and not first[:, -1].any(), "it touches the border"
+
+
+def test_images_too_small_for_a_text_are_refused():
+    with pytest.raises(ValueError, match="needs 22 pixels, and the images have room"):
+        plant_cue(photographs(size=(16, 16)), "date")
+    assert plant_cue(photographs(size=(16, 16)), "sticker").masks.any()

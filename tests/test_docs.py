@@ -1,8 +1,10 @@
 "The pages are whole: what tests/docs.py says of the real ones, and that it notices when one is broken"
 
+import re
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -350,3 +352,31 @@ def test_numbers_on_the_home_page_are_those_of_the_results():
             f"| {method} | {' | '.join(measured[method][i] for i in at)} |"
             in readme()
         )
+
+
+def test_random_names_of_temporary_folders_are_not_kept():
+    "Two runs of a page print the same"
+    folder, hidden = (
+        f"{tempfile.gettempdir()}/tmprzkw75p6",
+        f"{tempfile.gettempdir()}/...",
+    )
+    printed = new_output("stream", text=f"2 runs in {folder}/runs\n")
+    shown = new_output(
+        "execute_result", data={"text/plain": f"PosixPath('{folder}/a')"}
+    )
+    cells = [new_code_cell("1", outputs=[printed, shown])]
+    docs.hide_temporary_names(new_notebook(cells=cells))
+    assert printed.text == f"2 runs in {hidden}/runs\n"
+    assert shown.data["text/plain"] == f"PosixPath('{hidden}/a')"
+
+
+@pytest.mark.parametrize(
+    "page", docs.pages(), ids=lambda p: str(p.relative_to(docs.ROOT / "nbs"))
+)
+def test_no_page_shows_the_random_name_of_a_folder(page):
+    for cell in nbformat.read(page, 4).cells:
+        for output in cell.get("outputs", []):
+            texts = [output.get("text", ""), *output.get("data", {}).values()]
+            assert not any(
+                re.search(r"/tmp/tmp[a-z0-9_]{8}", str(t)) for t in texts
+            )

@@ -495,3 +495,11 @@ def test_the_training_loop_takes_features(bench):
         p.data.zero_()
     m = ERM(epochs=2, lr=0.1, device="cpu").fit(net, bench)
     assert evaluate(m.model_, bench.val).accuracy > 0.85
+
+
+@pytest.mark.parametrize("setting", ["gammas", "reg_strengths"])
+def test_afr_refuses_what_is_no_strength(setting):
+    with pytest.raises(ValueError, match=f"{setting}=-1.0 must be a finite number"):
+        AFR(**{setting: (1.0, -1.0)}).check_settings()
+    with pytest.raises(TypeError, match=f"{setting} must be tuple"):
+        AFR(**{setting: 4.0}).check_settings()

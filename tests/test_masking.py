@@ -6,6 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
+from masktune.saliency.given_masks import GivenMasks, hidden_shares
+from masktune.saliency.maps import SaliencyMaps
 from masktune.saliency.masking import random_squares, relocate_masks
 from masktune.saliency.masking import threshold_maps, upsample_maps
 
@@ -112,3 +114,17 @@ def test_a_rule_that_means_nothing_is_refused():
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             threshold_maps(heat, (8, 8), **wrong)
+
+
+def test_saliency_masks_and_given_masks_count_alike():
+    "One count stands behind the mean share, the blank images and what a history says"
+    values = torch.rand(6, 4, 4, generator=torch.Generator().manual_seed(0)).half()
+    values[0] = 0
+    looked = SaliencyMaps(values, torch.ones(6).bool(), (8, 12), {})
+    masks = looked.masks(top_fraction=0.25)
+    held = GivenMasks(masks[torch.arange(6)])
+    expected = masks[torch.arange(6)].flatten(1).sum(1)
+    for found in (masks, held):
+        assert found.hidden_pixels().equal(expected) and expected[0] == 0
+        assert found.masked_fraction() == expected.sum().item() / (6 * 8 * 12)
+        assert hidden_shares(found, 6) == (found.masked_fraction(), 1 / 6)

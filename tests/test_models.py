@@ -571,7 +571,9 @@ def test_lightning_modules_and_their_checkpoints(tmp_path, classifier):
     for network in (classifier(), small()):
         model = load_model(tmp_path / "last.ckpt", network=network)
         assert torch.allclose(model(x), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="does not fit Classifier.*model.6.bias is"):
+    with pytest.raises(
+        ValueError, match="does not fit Classifier.*model.6.bias is"
+    ):
         load_model(tmp_path / "last.ckpt", network=classifier(n_classes=4))
     bench = Benchmark("noise", split(n=12), split(), dict(test=split()))
     fitted = ERM(epochs=1, batch_size=4, device="cpu").fit(module, bench)
@@ -666,6 +668,8 @@ def test_features_of_images_that_are_not_square():
     x = torch.zeros(4, 3, 16, 24, dtype=torch.uint8)
     split = Split.from_tensors(x, torch.tensor([0, 1, 0, 1]))
     assert extract_features(OneSize().eval(), split).values.shape == (4, 4)
+
+
 PROCESSORS = """ViT DeiT Beit Bit CLIP Siglip ConvNext EfficientNet MobileNetV1 MobileNetV2 PoolFormer
 Segformer Pvt Levit DINOv3ViT""".split()
 
@@ -685,7 +689,51 @@ def test_pictures_come_out_as_of_the_processor(tmp_path, name, changes):
     x = Split.from_files([tmp_path / "a.png"], [0], like=net).images / 255
     assert x.shape == expected.shape and known["mean"] is not None
     off = (x - net.mean) / net.std - expected
-    assert (off * net.std).abs().mean() < 1 / 255, "Pillow and torch round differently"
+    assert (off * net.std).abs().mean() < 1 / 255, (
+        "Pillow and torch round differently"
+    )
+
+
+def test_a_processor_that_flips_channels_is_followed(tmp_path):
+    "What the first layer gets is what transformers' MobileViT gives it, also from files"
+    transformers = pytest.importorskip("transformers")
+    settings = dict(
+        size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}
+    )
+    processor = transformers.MobileViTImageProcessor(**settings)
+    processor.save_pretrained(tmp_path)
+    noise = images(1, (20, 30))[0].permute(1, 2, 0).numpy()
+    photo = Image.fromarray(noise).resize((90, 60), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "a.png")
+    expected = torch.from_numpy(processor(photo, return_tensors="np").pixel_values)
+    assert (expected - expected.flip(1)).abs().mean() > 0.05, "red is not like blue"
+    for given in (
+        processor,
+        tmp_path,
+        dict(do_flip_channel_order=True, **settings),
+    ):
+        assert read_processor(given)["channel_order"] == (2, 1, 0)
+    plain = small()
+    net = wrap(plain, size=32, processor=tmp_path).eval()
+    x = Split.from_files([tmp_path / "a.png"], [0], like=net).images / 255
+    seen = []
+    net.backbone.register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    net(x)
+    assert (seen[0] - expected).abs().mean() < 1 / 255
+    save_model(net, tmp_path / "net.pt")
+    again = wrap(small(), size=32, processor=processor)
+    assert load_model(tmp_path / "net.pt", network=again)(x).equal(net(x))
+    with pytest.raises(ValueError, match="channel_order"):
+        load_model(tmp_path / "net.pt", network=wrap(small(), size=32))
+    back = net.into(small()).eval()
+    assert torch.allclose(back(x.flip(1)), net(x), atol=1e-6)
+
+
+def test_features_kept_for_another_order_of_channels_are_not_taken():
+    net = create_model("small_cnn", 2)
+    before = net.features_fingerprint()
+    net.set_normalisation(None, None, (2, 1, 0))
+    assert net.features_fingerprint() != before
 
 
 def test_other_ranges_and_orders_of_channels():
@@ -693,8 +741,18 @@ def test_other_ranges_and_orders_of_channels():
     assert read_processor(pixels) == dict(mean=[0.5] * 3, std=[0.5] * 3)
     raw = dict(do_rescale=False, image_mean=[127.5] * 3, image_std=[51.0] * 3)
     assert read_processor(raw) == dict(mean=[0.5] * 3, std=[0.2] * 3)
-    with pytest.raises(ValueError, match="flips red and blue"):
-        read_processor(dict(do_flip_channel_order=True))
+    levit = dict(
+        image_processor_type="LevitImageProcessor", size={"shortest_edge": 224}
+    )
+    assert read_processor(levit)["crop_pct"] == 224 / 256
+    assert (
+        read_processor(
+            levit | dict(image_processor_type="MobileViTImageProcessor")
+        )["crop_pct"]
+        == 1
+    )  # "mobilevit" ends like "levit"
+    with pytest.raises(ValueError, match="may mean either side or the shorter one"):
+        read_processor(dict(size=224))
     crop = dict(size={"shortest_edge": 224}, crop_size=256, do_center_crop=True)
     with pytest.raises(ValueError, match="scales to 224 and crops 256"):
         read_processor(crop)
@@ -708,7 +766,10 @@ def test_timm_squashes_then_crops(tmp_path):
     pixels[8:24, 16:48] = 255  # the inner half of either side
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
     split = Split.from_files([tmp_path / "a.png"], [0], like=net)
-    assert split.images.shape == (1, 3, 8, 8) and split.images[..., 1:7, 1:7].min() == 255
+    assert (
+        split.images.shape == (1, 3, 8, 8)
+        and split.images[..., 1:7, 1:7].min() == 255
+    )
     assert "cuts off 75 %" in repr(split)
 
 

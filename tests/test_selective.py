@@ -191,6 +191,17 @@ def test_a_reward_that_makes_no_sense_is_refused(reward):
         )
 
 
+@pytest.mark.parametrize("name", ["coverage", "alpha"])
+def test_a_selector_that_nothing_trains_is_refused(name):
+    "With coverage 0 it may select nothing; with alpha 0 it has no part in the loss"
+    with pytest.raises(
+        ValueError, match=f"{name}=0.0 must be above 0, and 1 at most"
+    ):
+        SelectiveNet(**{name: 0.0}).fit(
+            create_model("small_cnn", 2), make_glyphs(n=80)
+        )
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -13,15 +13,16 @@ import torch
 from .evidence import Evidence
 from .hiding import measure_faithfulness, measure_hiding
 from .places import measure_objects, measure_places
-from .reasons import measure_reasons
+from .reasons import LEAST_IN_CLASS, measure_reasons
 from .report import AuditComparison, AuditReport
-from .slices import measure_features, measure_slices
+from .slices import LEAST_TO_RANK, measure_features, measure_slices
 from .surface import describe_files, describe_images
 from .surface import measure_duplicates, measure_surface
 from .transplant import measure_transplants
 from .verdict import reach_verdict
 from ..core.distributed import resolve_device
 from ..core.random import make_generator
+from ..core.validation import check_count, check_types
 from ..data.split import Split
 from ..evaluation.features import extract_features
 from ..evaluation.metrics import predict
@@ -78,6 +79,24 @@ def _check_split(split: Any) -> Split:
     return split
 
 # %% ../../nbs/auditing/09_audit.ipynb #8b381343
+def _check_options(split, root, masks, n, seed):
+    "Refuse options that mean nothing, or that do not belong to the split."
+    if n is not None:
+        check_count("n", n, minimum=2)
+    check_count("seed", seed, minimum=0)
+    shape = (len(split), *split.image_size)
+    if masks is not None and masks.shape != shape:
+        raise ValueError(
+            f"masks must be N×H×W, here {shape}, one for each image of the split, not "
+            f"{tuple(masks.shape)}."
+        )
+    if root is not None and split.ids is None:
+        raise ValueError(
+            "root= was given, and the split does not know its files: read it by "
+            "Split.from_folder, or leave root= out."
+        )
+
+# %% ../../nbs/auditing/09_audit.ipynb #ee31dd66
 def _without_network(
     split: Split, root, train: Split | None, seed: int
 ) -> list[Evidence]:
@@ -102,23 +121,46 @@ def _of_network(net: Network, split: Split, region, n_std, seed) -> list[Evidenc
         found += measure_transplants(
             net, split, maps, answers.predicted, n_std, seed
         )
-    found.append(measure_reasons(maps, split, seed))
     pooled = extract_features(net, split)
-    found.append(measure_slices(split, answers, pooled.values, seed))
-    if split.labels.bincount().max() > 1:
-        found.append(measure_features(net, split, answers, pooled))
+    maybe = [
+        measure_reasons(maps, split, seed),
+        measure_slices(split, answers, pooled.values, seed),
+        measure_features(net, split, answers, pooled),
+    ]
+    found += [e for e in maybe if e is not None]
     return found + ([] if region is None else measure_objects(maps, region))
 
 # %% ../../nbs/auditing/09_audit.ipynb #07e6633e
+_NEEDS = {  # start of a measurement's name -> what it needs
+    "surface": "the surface (two classes of several images)",
+    "constancy": "constant places (two maps with any heat of a class)",
+    "reasons": f"reasons (a class of {LEAST_IN_CLASS} images)",
+    "slice, worst": "the worst slice (a dozen images of a class)",
+    "slice, least": f"typical images (a class of {LEAST_TO_RANK} images)",
+}
+
+
+def _not_measured(names: list[str], has_network: bool) -> list[str]:
+    "What these images are too few for."
+    return [
+        text
+        for start, text in _NEEDS.items()
+        if (has_network or start == "surface")
+        and not any(name.startswith(start) for name in names)
+    ]
+
+
 def _audit_network(net, split, shared, region, n_std, seed, name) -> AuditReport:
     "The shared evidence and that of one network, as a report."
-    evidence = list(shared)
-    if net is None:
-        return AuditReport(name, evidence, None, len(split))
-    evidence += _of_network(net, split, region, n_std, seed)
-    return AuditReport(name, evidence, reach_verdict(evidence), len(split))
+    evidence, verdict, n = list(shared), None, len(split)
+    if net is not None:
+        evidence += _of_network(net, split, region, n_std, seed)
+        verdict = reach_verdict(evidence, n)
+    left_out = _not_measured([e.name for e in evidence], net is not None)
+    return AuditReport(name, evidence, verdict, n, left_out)
 
 # %% ../../nbs/auditing/09_audit.ipynb #de4ca182
+@check_types
 def audit(
     *networks_and_split,  # (net, split), (before, after, split), or (split,) for the images alone
     root=None,  # folder of the image files: their sizes, dates and names are looked at too
@@ -141,9 +183,10 @@ def audit(
     nets: list[Network | None] = [
         _checked_network(net, _check_split(split), device) for net in networks
     ]
-    chosen = _draw_places(_check_split(split), n, seed)
+    _check_options(_check_split(split), root, masks, n, seed)
+    chosen = _draw_places(split, n, seed)
     images = split.subset(chosen)
-    region = None if masks is None else torch.as_tensor(masks)[chosen].bool()
+    region = None if masks is None else masks[chosen].bool()
     shared = _without_network(images, root, train, seed)
     names = ("before", "after") if len(networks) == 2 else ("the network",)
     reports = [

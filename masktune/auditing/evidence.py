@@ -63,7 +63,7 @@ def unpaired_interval(
 ) -> tuple[float, float]:
     "The 95 % interval of a - b, as if the two shares were independent."
     half = _Z * ((a * (1 - a) + b * (1 - b) + 1 / n) / n) ** 0.5
-    return a - b - half, a - b + half
+    return max(-1.0, a - b - half), min(1.0, a - b + half)
 
 # %% ../../nbs/auditing/00_evidence.ipynb #75d90b72
 @dataclass(eq=False)
@@ -87,15 +87,25 @@ class Evidence:
         return self.value - self.control
 
     def row(self) -> dict:
-        "The measurement as a row of a table."
-        numbers = (self.value, self.control, self.low, self.high, self.n)
+        "The measurement as a row of a table; an interval that one number can't give is NaN."
+        low, high = (x if np.isfinite(x) else np.nan for x in (self.low, self.high))
+        numbers = (self.value, self.control, low, high, self.n)
         columns = ("value", "control", "low", "high", "n")
         return {"evidence": self.name, **dict(zip(columns, numbers))}
+
+    @property
+    def interval(self) -> str:
+        "The 95 % interval of the difference in words."
+        if np.isfinite([self.low, self.high]).all():
+            return f"{self.low:.2f} to {self.high:.2f}"
+        return "unknown, from one number"
 
     def __repr__(self) -> str:
         return f"Evidence({self.name!r}, {self.value:.3f}, control {self.control:.3f}, n={self.n})"
 
     def _repr_markdown_(self) -> str:
-        interval = f"{self.low:.2f} to {self.high:.2f}"
         numbers = f"{self.value:.2f}, control {self.control:.2f}"
-        return f"**{self.name}**: {numbers} (difference {interval}, n = {self.n}). {self.sentence}"
+        return (
+            f"**{self.name}**: {numbers} (difference {self.interval}, n = {self.n}). "
+            f"{self.sentence}"
+        )

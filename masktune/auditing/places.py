@@ -101,8 +101,10 @@ def measure_places(
     split: Split,  # the images of the maps
     seed: int = 0,  # of what is drawn
 ) -> list[Evidence]:
-    "Concentration and constancy of the heat, with the mean map of each class."
+    "Concentration and constancy of the heat, as far as the maps allow, with the mean map of each class."
     tight = heat_concentration(maps).numpy()
+    if not len(tight):
+        return []  # all maps are blank
     low, high = mean_interval(tight - 0.05)
     concentration = Evidence(
         "concentration",
@@ -114,12 +116,20 @@ def measure_places(
         f"{100 * tight.mean():.0f} % of the heat is in the hottest twentieth of the "
         "picture; 5 % would be everywhere.",
     )
+    if not _comparable_classes(maps, split):
+        return [concentration]
     return [concentration, _measure_constancy(maps, split, seed)]
 
 # %% ../../nbs/auditing/02_places.ipynb #473bfc2f
+def _comparable_classes(maps: SaliencyMaps, split: Split) -> list[int]:
+    "The classes of which two maps or more have any heat."
+    hot = maps.values.flatten(1).float().sum(1) > 0
+    return (split.labels[hot].bincount() > 1).nonzero()[:, 0].tolist()
+
+
 def _measure_constancy(maps: SaliencyMaps, split: Split, seed: int) -> Evidence:
     own, moved, rows = [], [], []
-    for k in split.labels.unique().tolist():
+    for k in _comparable_classes(maps, split):
         values = maps.values[split.labels == k]
         parts = heat_constancy(values, seed)
         own.append(parts[0])

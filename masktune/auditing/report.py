@@ -42,18 +42,30 @@ def _figure_html(figure: Figure, caption: str) -> str:
     source = f"data:image/png;base64,{data}"
     return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
-
+# %% ../../nbs/auditing/08_report.ipynb #4cf05634
 def _table_html(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, border=0, float_format="{:.2f}".format)
+    return table.to_html(
+        index=False, border=0, float_format="{:.2f}".format, na_rep="–"
+    )
 
 
+def _table_markdown(table: pd.DataFrame) -> str:
+    if table.empty:
+        return "Nothing was measured."
+    text = table.map(lambda x: f"{x:.2f}" if isinstance(x, float) else x)
+    align = ["left"] + ["right"] * (len(table.columns) - 1)
+    return text.replace("nan", "–").to_markdown(
+        index=False, colalign=align, disable_numparse=True
+    )
+
+# %% ../../nbs/auditing/08_report.ipynb #894f092b
 def _evidence_html(evidence: Evidence) -> str:
     "A section of the page: the sentence, the numbers, the pictures, the details."
     title, sentence = html.escape(evidence.name), html.escape(evidence.sentence)
     parts = [f"<h3>{title[:1].upper() + title[1:]}</h3><p>{sentence}</p>"]
     parts.append(
         f"<p>{evidence.value:.2f}, control {evidence.control:.2f}; difference "
-        f"{evidence.low:.2f} to {evidence.high:.2f} (95 %), n = {evidence.n:,}</p>"
+        f"{evidence.interval} (95 %), n = {evidence.n:,}</p>"
     )
     parts += [_figure_html(f, caption) for caption, f in evidence.figures.items()]
     if evidence.details is not None and len(evidence.details):
@@ -120,6 +132,7 @@ class _ReportPage(_VerdictBox):
     evidence: list[Evidence]
     verdict: Verdict | None
     n: int
+    not_measured: Sequence[str]
 
     def to_html(self) -> str:
         "The report as one self-contained page."
@@ -129,7 +142,8 @@ class _ReportPage(_VerdictBox):
         for heading, evidence in _chapters(self.evidence):
             body.append(f"<h2>{heading}</h2>")
             body += [_evidence_html(e) for e in evidence]
-        items = "".join(f"<li>{html.escape(t)}</li>" for t in NOT_TESTED)
+        few = (f"too few images for {t}" for t in self.not_measured)
+        items = "".join(f"<li>{html.escape(t)}</li>" for t in (*few, *NOT_TESTED))
         body.append(f"<h2>What was not tested</h2><ul>{items}</ul>")
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -161,6 +175,7 @@ class AuditReport(_ReportPage):
     evidence: list[Evidence]  # in the order of measurement
     verdict: Verdict | None  # None: no network was given
     n: int  # images that were looked at
+    not_measured: Sequence[str] = ()  # what these images are too few for
 
     def __getitem__(self, name: str) -> Evidence:
         "One measurement by its name, e.g. report['hiding']."
@@ -174,8 +189,10 @@ class AuditReport(_ReportPage):
         start = (
             "" if self.verdict is None else f"{self.verdict._repr_markdown_()}\n\n"
         )
-        table = self.table.to_markdown(index=False, floatfmt=".2f")
-        return f"### {self.title}\n\n{start}{table}\n\n{self.n:,} images."
+        left_out = "; ".join(self.not_measured)
+        left_out = left_out and f" Too few for: {left_out}."
+        table = _table_markdown(self.table)
+        return f"### {self.title}\n\n{start}{table}\n\n{self.n:,} images.{left_out}"
 
 # %% ../../nbs/auditing/08_report.ipynb #ebae5d21
 @dataclass(eq=False)

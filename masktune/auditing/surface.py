@@ -126,6 +126,22 @@ def describe_files(
     return found | {"file name": np.array([_name_numbers(i) for i in ids])}
 
 # %% ../../nbs/auditing/01_surface.ipynb #0594f098
+_LEAF = 3  # images that a leaf of a tree has at least
+
+
+def _n_folds(labels: np.ndarray) -> int:
+    "As many as the smallest class has images, from 2 to 5."
+    smallest = np.bincount(labels)[np.unique(labels)].min()
+    return max(2, min(5, int(smallest)))
+
+
+def _can_learn(labels: np.ndarray) -> bool:
+    "Whether there are two classes, and enough images outside a fold for a tree to branch."
+    if len(np.unique(labels)) < 2:
+        return False
+    return len(labels) - -(-len(labels) // _n_folds(labels)) >= 2 * _LEAF
+
+# %% ../../nbs/auditing/01_surface.ipynb #aab33341
 def _cross_validated(
     numbers: np.ndarray,  # N×d
     labels: np.ndarray,  # N
@@ -133,11 +149,9 @@ def _cross_validated(
 ) -> np.ndarray:  # N predicted labels
     "Out-of-fold predictions of a small forest."
     forest = ExtraTreesClassifier(
-        30, min_samples_leaf=3, class_weight="balanced", random_state=seed
+        30, min_samples_leaf=_LEAF, class_weight="balanced", random_state=seed
     )
-    smallest = np.bincount(labels)[np.unique(labels)].min()
-    n_folds = max(2, min(5, int(smallest)))
-    folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(_n_folds(labels), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class with fewer images than folds
         return cross_val_predict(forest, numbers, labels, cv=folds)
@@ -161,14 +175,14 @@ def measure_surface(
     labels: np.ndarray,  # N
     seed: int = 0,  # of what is drawn
 ) -> list[Evidence]:
-    "For each family of numbers, how well it alone predicts the class."
+    "For each family of numbers, how well it alone predicts the class; nothing where images are too few."
     labels, found = np.asarray(labels), []
     several = (
         np.bincount(labels)[labels] > 1
     )  # a class of one image cannot be divided
     labels = labels[several]
-    if len(np.unique(labels)) < 2:
-        return []  # nothing to tell apart
+    if not _can_learn(labels):
+        return []
     families = {name: numbers[several] for name, numbers in families.items()}
     shuffled = np.random.default_rng(seed).permutation(labels)
     for name, numbers in families.items():

@@ -41,7 +41,7 @@ def resolve_device(
 ) -> torch.device:
     "The device to compute on; each process of a shared run gets its own."
     if device is not None:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, TypeError):
             return torch.device(device)
         raise ValueError(
             f"device={device!r} is not known: use 'cpu', 'cuda', 'cuda:1' or 'mps'."

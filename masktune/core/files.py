@@ -61,7 +61,9 @@ def data_root(
     root=None,  # a folder; None: the environment's `MASKTUNE_DATA`, else `data`
 ) -> Path:
     "The folder in which data sets are looked for."
-    return resolve_path(root or os.environ.get("MASKTUNE_DATA") or "data")
+    if root is None:
+        root = os.environ.get("MASKTUNE_DATA") or "data"
+    return resolve_path(root)
 
 # %% ../../nbs/core/01_files.ipynb #76bfa848
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -222,6 +222,12 @@ def read_dataset(
     on_error: str = "raise",  # an image that can't be read: "raise" or "skip"
 ) -> tuple[ItemsRead, dict[str, list[str]]]:
     "(images, labels, groups, ids; names of labels and groups where the data set has them)."
+    several = hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")
+    if not several or getattr(dataset, "ndim", 1) == 0:
+        raise TypeError(
+            "the data set must hold items, as a data set of torch or any iterable does, and "
+            f"is the {type(dataset).__name__} {dataset!r:.60}."
+        )
     rule = choose_resize(size, resize, like)
     names: dict[str, list[str]] = {}
     if isinstance(dataset, torch.utils.data.DataLoader):

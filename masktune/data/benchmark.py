@@ -8,7 +8,7 @@ __all__ = ['split_by_part', 'hold_out_missing', 'Benchmark']
 # %% ../../nbs/data/02_benchmark.ipynb #5ace6f0c
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,32 +17,54 @@ import torch
 
 from ..core.files import resolve_path
 from ..core.random import make_generator
+from ..core.validation import check_fraction, check_types
 from .layouts import check_no_class_lost, find_parts
 from .layouts import part_files, part_name
 from .resize import ImageSize
 from .split import Split
 
 # %% ../../nbs/data/02_benchmark.ipynb #6fea0dc1
+def _check_tests(tests):
+    "Refuse tests that are no splits, or that have the name of another part."
+    for name, split in tests.items():
+        if name in ("train", "val") or not isinstance(name, str):
+            raise ValueError(
+                f"a test can't be called {name!r}: give it another name."
+            )
+        if not isinstance(split, Split):
+            raise TypeError(
+                f"the test {name!r} must be a Split, not {split!r:.60}."
+            )
+
+
+def _check_classes(splits):
+    "Refuse parts whose classes differ from those of train."
+    names = splits["train"].class_names
+    for part, split in splits.items():
+        if split.class_names != names:
+            raise ValueError(
+                f"the classes of {part} are {', '.join(split.class_names)}, and those of train "
+                f"{', '.join(names)}: a number would mean different classes."
+            )
+
+# %% ../../nbs/data/02_benchmark.ipynb #108a0ad0
 class _BenchmarkSplits:
     "The splits of one data set, and what they have in common."
 
+    @check_types
     def __init__(
         self,
         name: str,  # for tables
         train: Split,  # what methods learn from
         val: Split,  # what they choose by
-        tests: dict[str, Split],  # name -> split
-        notes=(),  # sentences on how it was read, for the reader of a table
+        tests: Mapping[str, Split],  # name -> split
+        notes: Sequence[str] = (),  # sentences on how it was read
     ):
+        _check_tests(tests)
         self.name, self.train, self.val, self.tests = name, train, val, dict(tests)
         self.notes: list[str] = list(notes)
         self._mean_std: tuple[list[float], list[float]] | None = None
-        for part, split in self.splits.items():
-            if split.class_names != train.class_names:
-                raise ValueError(
-                    f"the classes of {part} are {', '.join(split.class_names)}, and those of train "
-                    f"{', '.join(train.class_names)}: a number would mean different classes."
-                )
+        _check_classes(self.splits)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -133,6 +155,16 @@ class _BenchmarkReprs(_BenchmarkNumbers):
         return remarks
 
 # %% ../../nbs/data/02_benchmark.ipynb #25bdc913
+def _check_shares(shares):
+    "Refuse what is not the shares of train, val and test, which sum to 1."
+    numbers = [check_fraction("shares", share) for share in shares]
+    if len(numbers) != 3 or not numbers[0] or abs(sum(numbers) - 1) > 1e-6:
+        raise ValueError(
+            f"shares={shares!r:.60} must be the shares of train, val and test, which sum to 1, "
+            "such as (0.7, 0.15, 0.15)."
+        )
+
+
 def _divide(
     split: Split, seed: int, val: float, test: float, where
 ) -> list[torch.Tensor]:
@@ -216,6 +248,8 @@ def _named_parts(train, val, test) -> dict[str, Any]:
         if data is not None and parts.get(name) is not None:
             raise ValueError(f"{name} is given twice: leave one of the two out.")
         parts[name] = data if parts.get(name) is None else parts[name]
+    if parts["train"] is None:
+        raise ValueError("there is no data set to train on: train is None.")
     first = {name: parts.pop(name) for name in ("train", "val")}
     return {
         name: data for name, data in (first | parts).items() if data is not None
@@ -275,6 +309,7 @@ class _BenchmarkFromFolder(_BenchmarkReprs):
     "The way from a folder to a benchmark."
 
     @classmethod
+    @check_types
     def from_folder(
         cls,
         root,  # class folders, or train, val and test with class folders in them
@@ -286,6 +321,7 @@ class _BenchmarkFromFolder(_BenchmarkReprs):
         like=None,  # a network that knows how its pictures were prepared
     ) -> Self:
         "The images of a folder, divided as its folders say or else, class by class, at random."
+        _check_shares(shares)
         root, notes = resolve_path(root), []
         options = dict(size=size, on_error=on_error, resize=resize, like=like)
         parts = find_parts(root) if root.is_dir() else {}
@@ -304,6 +340,7 @@ class Benchmark(_BenchmarkFromFolder):
     "Train, validation and test splits of one data set."
 
     @classmethod
+    @check_types
     def from_datasets(
         cls,
         train,  # a data set as in `Split.from_dataset`, a table, a Split; or a dict of train, val, test
@@ -315,6 +352,7 @@ class Benchmark(_BenchmarkFromFolder):
         **options,  # image, label, group, id, size, on_error, resize, like: as in `Split.from_dataset`
     ) -> Self:
         "Data sets of other libraries; classes are numbered by the names of train, groups by name."
+        _check_shares(shares)
         splits = _read_datasets(_named_parts(train, val, test), options)
         notes = hold_out_missing(splits, seed, shares, name)
         _unite_groups(splits)

@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..core.random import make_generator
-from ..core.validation import check_choice, check_fraction
+from ..core.validation import check_choice, check_count
+from ..core.validation import check_fraction, check_types
 from .benchmark import Benchmark
 from .registry import register_dataset
 from .split import Split
@@ -218,8 +219,9 @@ def _glyph_split(classes, shortcut, size, seed, purpose, n, spurious_correlation
 
 # %% ../../nbs/data/07_glyphs.ipynb #c93c17ab
 @register_dataset("glyphs")
+@check_types
 def make_glyphs(
-    classes="AB",  # a character each: letters, digits, or shapes such as "●▲■★"
+    classes: str = "AB",  # a character each: letters, digits, or shapes such as "●▲■★"
     shortcut: str = "square",  # one of SHORTCUTS
     spurious_correlation: float = 0.99,  # share of each class that has its own cue
     n: int = 2000,  # training images; a quarter as many for validation and each test
@@ -240,6 +242,8 @@ def make_glyphs(
             f"classes={classes!r}: the shortcut {shortcut!r} is made for 2 to {most} "
             "different characters."
         )
+    check_count("size", size, minimum=8, maximum=1024)
+    check_count("n", n, minimum=max(4, k))  # one image in each test
     split = functools.partial(_glyph_split, classes, shortcut, size, seed)
     shares = {"original": None, "aligned": 1.0, "reversed": 0.0, "balanced": 1 / k}
     return Benchmark(

@@ -124,7 +124,13 @@ def _pick(item, field, what):
         )
     if field is None and optional:
         return None
-    return item[{"image": 0, "label": 1}[what] if field is None else field]
+    position = {"image": 0, "label": 1}[what] if field is None else field
+    if isinstance(position, int) and -len(item) <= position < len(item):
+        return item[position]
+    raise ValueError(
+        f"an item is a {type(item).__name__} of {len(item)}, and has no entry {position!r:.60}: "
+        f"name the position of its {what} by {what}=."
+    )
 
 
 def _from_mapping(item, field, what, optional):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.files import resolve_path
+from ..core.validation import check_names
 from .folders import ClassFolders, find_classes
 from .folders import printable_name, walk_images
 from .folders import _visible_folders
@@ -223,7 +224,10 @@ def class_files(
             f"{root} is divided already, into {', '.join(p.name for p in parts.values())}: "
             "read all of it by Benchmark.from_folder, or one part by its own folder."
         )
-    class_names = class_names or sibling_class_names(root)
+    if class_names is None:
+        class_names = sibling_class_names(root)
+    else:
+        class_names = check_names("class_names", class_names)
     if class_names is None:
         check_classes(found)
     names = class_names or list(found.classes)

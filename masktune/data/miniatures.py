@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.random import make_generator
-from ..core.validation import check_choice
+from ..core.validation import check_choice, check_count, check_types
 from .glyphs import render_characters
 from .image_miniatures import IMAGE_MINIATURES, MiniatureWriter
 from .labels import CIFAR10_CLASSES, CIVILCOMMENTS_IDENTITIES
@@ -163,6 +163,7 @@ def _cut_first_file(own: Path) -> None:
     first.write_bytes(first.read_bytes()[: -first.stat().st_size // 2])
 
 # %% ../../nbs/data/12_miniatures.ipynb #abc035cc
+@check_types
 def make_miniature(
     name: str,  # one of MINIATURES
     root,  # the folder to put the set in, as if it had been unpacked there
@@ -177,7 +178,7 @@ def make_miniature(
     the folder around the variations. "waterbirds": `masks=True` adds CUB's masks.
     """
     write = MINIATURES[check_choice("name", name, MINIATURES)]
-    own = write(MiniatureWriter(root, n), **form)
+    own = write(MiniatureWriter(root, check_count("n", n, maximum=1000)), **form)
     if corrupt:
         _cut_first_file(own)
     return own

@@ -33,16 +33,30 @@ def _center(place, size, extent):
     y = margin if place.startswith("upper") else h - margin
     return y, margin if place.endswith("left") else w - margin
 
+# %% ../../nbs/data/30_photo_cues.ipynb #945902fe
+_LEAST_POINTS = 5  # the smallest letters that can be told apart
+
+
+def _fitting_font(text, points, room):
+    "The font of `points` or, where the text would be wider than `room`, a smaller one."
+    for smaller in range(points, _LEAST_POINTS - 1, -1):
+        font = _font("DejaVuSans-Bold", smaller)
+        if font.getlength(text) <= room or len(text) == 1:
+            return font
+    raise ValueError(
+        f"the text {text!r} needs {font.getlength(text):.0f} pixels, and the images have room for "
+        f"{room:.0f}: use larger images, or a cue without letters."
+    )
+
 
 def _write(text, size, height, place):
-    "float H×W: as much of the text's end as fits, in white; `height`: see `plant_cue`."
+    "float H×W: the text in white; `height`: see `plant_cue`."
     h, w = size
-    font = _font("DejaVuSans-Bold", max(7, round(height * min(h, w))))
+    margin = _MARGIN * min(h, w)
+    points = max(7, round(height * min(h, w)))
+    font = _fitting_font(text, points, w - 2 * margin)
     sheet = Image.new("L", (w, h))
     draw = ImageDraw.Draw(sheet)
-    margin = _MARGIN * min(h, w)
-    while len(text) > 1 and draw.textlength(text, font) > w - 2 * margin:
-        text = text[1:]
     left, top, right, bottom = draw.textbbox((0, 0), text, font)
     room = (h - 2 * margin - (bottom - top), w - 2 * margin - (right - left))
     if not isinstance(place, tuple):

@@ -6,12 +6,13 @@
 __all__ = ['RED', 'BLUE', 'BIASES', 'add_cue', 'assign_cues', 'biased_mnist']
 
 # %% ../../nbs/data/06_planted_cues.ipynb #3140787c
+import contextlib
 from typing import NamedTuple
 
 import torch
 
 from ..core.random import make_generator
-from ..core.validation import check_choice, check_fraction
+from ..core.validation import check_choice, check_fraction, check_types
 from . import base_images as _base
 from .benchmark import Benchmark
 from .registry import register_dataset
@@ -20,6 +21,17 @@ from .split import Split
 # %% ../../nbs/data/06_planted_cues.ipynb #16b1c8c7
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 BIASES = ["square", "two_squares", "background", "foreground", "none"]
+
+
+def _check_colors(colors):
+    "Refuse what is not two colors of three bytes."
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):
+        found = torch.as_tensor(colors)
+        if found.shape == (2, 3) and bool(((found >= 0) & (found <= 255)).all()):
+            return
+    raise ValueError(
+        f"colors={colors!r:.60} must be two colors of three numbers from 0 to 255, such as {RED, BLUE}."
+    )
 
 
 def _add_color(images, grey, bias, color):
@@ -46,6 +58,7 @@ def add_cue(
     need grey images; color images raise a `ValueError`.
     """
     check_choice("bias", bias, BIASES)
+    _check_colors(colors)
     grey = images.ndim == 3
     x = (images[:, None] if grey else images).expand(-1, 3, -1, -1).clone()
     first, second = (torch.tensor(c).view(3, 1, 1).byte() for c in colors)
@@ -162,6 +175,7 @@ _DRAWS = {"first": "released draw", "random": "random draw"}  # as stored tables
 
 # %% ../../nbs/data/06_planted_cues.ipynb #b1a58407
 @register_dataset("biased_mnist")
+@check_types
 def biased_mnist(
     data: str = "sample",  # "sample": 5,000 packaged digits; "full": all of MNIST
     root=None,  # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from ..core.files import data_root
-from ..core.validation import check_choice
+from ..core.validation import check_choice, check_size, check_types
 from .benchmark import Benchmark, hold_out_missing, split_by_part
 from .folders import image_suffixes, is_hidden, missing_path_error
 from .folders import printable_name, walk_images
@@ -268,10 +268,11 @@ def list_benchmarks() -> list[str]:
     return sorted(_datasets())
 
 # %% ../../nbs/data/03_registry.ipynb #20abb58a
+@check_types
 def load_benchmark(
     name: str,  # one of `list_benchmarks()`
     root=None,  # the set's own folder or the one above; None: `MASKTUNE_DATA`, else `data`
-    size=None,  # side in pixels; None: the images' own if all are alike, else 224
+    size: ImageSize = None,  # side in pixels; None: the images' own if all are alike, else 224
     download: bool = False,  # fetch it if it is missing, where torchvision can
     **options,  # of this set: see its reader
 ) -> Any:  # a `Benchmark`; of the two text sets, their table
@@ -282,7 +283,9 @@ def load_benchmark(
     own = [t for t in takes if t not in ("root", "size", "download")]
     for option in options:
         check_choice(f"the option of {name}", option, own)
-    if size and "size" not in takes:
+    if size is not None:
+        check_size("size", size)
+    if size is not None and "size" not in takes:
         raise ValueError(
             f"the images of {name} have the size they are published with; leave size= out."
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core.validation import check_choice, check_count
+from ..core.validation import check_choice, check_size
 from .pixels import float_images
 
 # %% ../../nbs/data/16_resize.ipynb #ae8626c2
@@ -231,10 +231,6 @@ def choose_resize(
         if size is not None or resize != "crop":
             raise ValueError("like= sets size and resize: leave those out.")
         return resize_like(like)
-    if isinstance(size, (tuple, list)):
-        height, width = (check_count("size", side) for side in size)
-        return Resize((height, width), resize)
     if size is None:
         return Resize(how=resize)
-    side = check_count("size", size)
-    return Resize((side, side), resize)
+    return Resize(check_size("size", size), resize)

@@ -11,7 +11,7 @@ import functools
 import torch
 
 from ..core.random import make_generator
-from ..core.validation import check_choice, check_fraction
+from ..core.validation import check_choice, check_fraction, check_types
 from .base_images import base_images, digits
 from .benchmark import Benchmark
 from .glyphs import assign_spurious_labels
@@ -53,6 +53,7 @@ def _colored_digits(name, images, digit, number, label_noise, seed):
 
 # %% ../../nbs/data/08_synthetic.ipynb #f35b6c0a
 @register_dataset("colored_mnist")
+@check_types
 def colored_mnist(
     data: str = "sample",  # "sample": 5,000 packaged digits; "full": all 70,000 of MNIST
     root=None,  # folder that holds `MNIST/` for data="full"; None: MASKTUNE_DATA, else `data`
@@ -82,9 +83,11 @@ def colored_mnist(
         ids=ids1 + ids2,
         **names,
     )
+    train, held_out = both.random_split(val, seed, "colored_mnist")
     return Benchmark(
         f"colored MNIST ({data})",
-        *both.random_split(val, seed, "colored_mnist"),
+        train,
+        held_out,
         {"-90 %": Split.from_tensors(x3, y3, g3, ids=ids3, **names)},
     )
 
@@ -166,6 +169,7 @@ def _hued(part, images, label, difficulty, share, draw):
 
 # %% ../../nbs/data/08_synthetic.ipynb #266d946a
 @register_dataset("spuco_mnist")
+@check_types
 def spuco_mnist(
     difficulty: str = "magnitude_large",  # one of DIFFICULTIES
     spurious_correlation: float = 0.995,  # share of each class in training with its own hue
@@ -265,6 +269,7 @@ def _shuffled_tests(aligned, seed):
 
 # %% ../../nbs/data/08_synthetic.ipynb #3fa751e8
 @register_dataset("dominoes")
+@check_types
 def dominoes(
     bottom: str = "cifar10",  # "cifar10": automobile or truck; "fashion_mnist": coat or dress
     spurious_correlation: float = 1.0,  # share of each class whose digit has the same label

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core.validation import check_names
 from .folders import missing_path_error, printable_name
 from .layouts import part_name
 
@@ -247,6 +248,12 @@ def image_table(
     class_names: list[str] | None = None,  # in this order; None: found and sorted
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
     "(columns file, label and, where there are, group and part; class names; group names)."
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            f"{where} must be a pandas DataFrame, not the {type(table).__name__} {table!r:.60}."
+        )
+    if class_names is not None:
+        check_names("class_names", class_names)
     columns = _find_columns(table, where)
     if not len(table):
         raise ValueError(f"{where} has no rows after the header.")

@@ -27,6 +27,14 @@ from ..models.wrap import as_network, wrap
 class _FeatureTable(Split):
     "The columns of `Features`."
 
+    def _check_images(self):
+        "Refuse what is no table of features."
+        if self._images.ndim != 2 or not self._images.is_floating_point():
+            raise ValueError(
+                "features must be floats, one row an example (N×D), not "
+                f"{self._images.dtype} of shape {tuple(self._images.shape)}."
+            )
+
     @property
     def values(self) -> torch.Tensor:
         "half N×D: a row for each example."
@@ -122,10 +130,7 @@ def extract_features(
         if split.width != net.head.in_features:
             raise _width_error(net, split)
         return split
-    made_from = dict(
-        weights=fingerprint(net.backbone, net.neck, net.mean, net.std),
-        images=split.fingerprint(),
-    )
+    made_from = dict(weights=net.features_fingerprint(), images=split.fingerprint())
     if file and Path(file).exists():
         values = _load_features(file, made_from)
     else:

@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 
 from ..core.distributed import distributed_state, rank_and_world_size
-from ..core.validation import check_types
+from ..core.validation import check_count, check_types
+from ..data.batches import Batch
 from ..data.split import Split
 from ..models.network import check_outputs, eval_mode
 from ..models.wrap import as_network
@@ -181,8 +182,32 @@ def _image_size(images):
     return tuple(shape[-2:]) if len(shape) == 4 else None
 
 
+def _transformed(batches, transform):
+    "The images of the batches, each changed by `transform`."
+    for batch in batches:
+        changed = batch if transform is None else transform(batch)
+        if not isinstance(changed, Batch):
+            raise ValueError(
+                "transform= must return a Batch, such as batch._replace(x=...), not a "
+                f"{type(changed).__name__}."
+            )
+        yield changed.x
+
+
 def _network_input(x):
     return x if x.ndim == 2 else unit_images(x)  # vectors, for a head alone, stay
+
+# %% ../../nbs/evaluation/00_metrics.ipynb #badf93d1
+def _check_array(images, transform):
+    "Refuse arrays of another shape, none at all, and a transform, which is for splits."
+    if images.ndim not in (2, 4):
+        raise _layout_error(images)
+    if not len(images):
+        raise ValueError("there are no images in the array to predict.")
+    if transform is not None:
+        raise ValueError(
+            "transform= changes the batches of a Split: change the images of an array before."
+        )
 
 
 def _logits(net, parts):
@@ -211,20 +236,21 @@ def predict(
     transform: Callable | None = None,  # Batch -> Batch: changes a Split's images
 ) -> Predictions:
     "The logits of `model` in evaluation mode, on its device. Raise a `ValueError` if they are not finite."
+    check_count("batch_size", batch_size)
     if isinstance(images, np.ndarray):
         images = _tensor_of_array(images)
+    if isinstance(images, torch.Tensor):
+        _check_array(images, transform)
     net = as_network(model, size=_image_size(images))
     if isinstance(images, torch.Tensor):
-        if images.ndim not in (2, 4):
-            raise _layout_error(images)
         like, split = net.head.weight, images.split(batch_size)
         parts = (_network_input(x.to(net.device)).to(like) for x in split)
         return Predictions(_finite(torch.cat(_logits(net, parts))))
     check_outputs(net.n_classes, images, extra=1)
     shard = rank_and_world_size()
     batches = images.batches(batch_size, device=net.device, shard=shard)
-    parts = ((transform(b) if transform else b).x for b in batches)
-    logits = torch.cat(gather_across_ranks(_logits(net, parts)))
+    parts = _logits(net, _transformed(batches, transform))
+    logits = torch.cat(gather_across_ranks(parts))
     return Predictions(
         _finite(logits),
         images.labels,

@@ -256,8 +256,8 @@ class _SelectiveSettings(NetworkMethod):
     def check_settings(self) -> None:
         "Raise a `ValueError` if a setting has a value that makes no sense."
         super().check_settings()
-        check_fraction("coverage", self.coverage)
-        check_fraction("alpha", self.alpha)
+        check_fraction("coverage", self.coverage, zero=False)
+        check_fraction("alpha", self.alpha, zero=False)
         check_positive("penalty", self.penalty, zero=True)
 
     def _loss(self, split):

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import mannwhitneyu
 from torch import nn
 
-from ..core.files import atomic_write, fingerprint
+from ..core.files import atomic_write
 from ..core.validation import check_choice
 from ..data.split import Split
 from ..evaluation.features import Features, extract_features
@@ -130,10 +130,6 @@ class Annotations(_AnswerViews):
         return cls(_parse_answers(kept, path), kept.get("made_from"))
 
 # %% ../../nbs/methods/06_annotations.ipynb #3a6e29eb
-def _encoder_fingerprint(net: Network) -> str:
-    return fingerprint(net.backbone, net.neck, net.mean, net.std)
-
-
 def _class_head(net: Network, features: Features) -> nn.Linear:
     "The network's own head, or one fitted for the classes of `features` where they differ."
     if net.n_classes == len(features.class_names) and not net.untrained:
@@ -154,7 +150,7 @@ def candidate_features(
         c: dict.fromkeys(part.feature.tolist())
         for c, part in table.groupby("class", sort=False)
     }
-    return Annotations(asked, _encoder_fingerprint(net))
+    return Annotations(asked, net.features_fingerprint())
 
 # %% ../../nbs/methods/06_annotations.ipynb #769e89f3
 def _read_answers(spurious, encoder: Network) -> Mapping[str, list[int]]:
@@ -163,7 +159,7 @@ def _read_answers(spurious, encoder: Network) -> Mapping[str, list[int]]:
         spurious = Annotations.load(spurious)
     if not isinstance(spurious, Annotations):
         return spurious
-    if spurious.made_from != _encoder_fingerprint(encoder):
+    if spurious.made_from != encoder.features_fingerprint():
         raise ValueError(
             "these answers are about the features of another network: ask again with "
             "candidate_features(model, split), or name that network as encoder=."

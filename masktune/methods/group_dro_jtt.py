@@ -9,13 +9,13 @@ __all__ = ['group_dro_loss', 'GroupDRO', 'JTT']
 import copy
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Self
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from ..core.files import _as_path
 from ..core.validation import check_choice, check_count, check_positive
 from ..data.benchmark import Benchmark
 from ..evaluation.metrics import group_report, predict
@@ -24,7 +24,7 @@ from ..evaluation.features import balanced_sample_weight
 from ..training.loop import augment_batch, prepare_network, train
 from ..training.losses import class_weights, image_losses
 from ..training.processes import sum_over_processes
-from ..training.settings import NetworkMethod
+from ..training.settings import NetworkMethod, check_benchmark
 
 # %% ../../nbs/methods/08_group_dro_jtt.ipynb #65ec94f1
 def group_dro_loss(
@@ -46,6 +46,7 @@ def group_dro_loss(
 # %% ../../nbs/methods/08_group_dro_jtt.ipynb #1696c27d
 def _check_groups(bench):
     "Refuse a benchmark without groups in training or validation."
+    check_benchmark(bench)
     for name, split in (("train", bench.train), ("val", bench.val)):
         if split.groups is None:
             raise ValueError(
@@ -161,7 +162,7 @@ class JTT(NetworkMethod):
         "Learn `error_set_` (rows of train), `first_` (a network), `model_`, `last_`, `history_`."
         self.check_settings()
         common = {f.name: getattr(self, f.name) for f in fields(ERM) if f.init}
-        folder = checkpoint and Path(checkpoint)
+        folder = None if checkpoint is None else _as_path(checkpoint)
         epochs = self.first_epochs or max(1, self.epochs // 10)
         first = ERM(**common | dict(epochs=epochs))
         self.first_ = first.fit(model, bench, folder and folder / "first").last_

@@ -23,7 +23,7 @@ from ..evaluation.features import Features, extract_features
 from ..evaluation.features import head_as_network, network_for
 from ..evaluation.metrics import Predictions, group_report, predict
 from ..models.network import Network
-from ..training.settings import Method
+from ..training.settings import Method, check_benchmark
 
 # %% ../../nbs/methods/03_heads.ipynb #e42558aa
 def fit_head(
@@ -173,6 +173,7 @@ class HeadMethod(Method):
     def _begin(self, model, bench, checkpoint=None):
         "(copy of the network on the device, the benchmark as `Features`)"
         self.check_settings()
+        check_benchmark(bench)
         net = _checked_start(self, model, bench)
         net = copy.deepcopy(net).to(resolve_device(self.device)).eval()
         parts = {}

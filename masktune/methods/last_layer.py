@@ -232,6 +232,9 @@ class AFR(_Reweighting):
         check_choice("tune_on", self.tune_on, ["train", "val"])
         check_count("the number of gammas", len(self.gammas))
         check_count("the number of reg_strengths", len(self.reg_strengths))
+        for name in ("gammas", "reg_strengths"):
+            for value in getattr(self, name):
+                check_positive(name, value, zero=True)
 
 # %% ../../nbs/methods/04_last_layer.ipynb #7578daa4
 def _no_groups_error(bench):

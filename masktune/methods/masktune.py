@@ -18,6 +18,7 @@ from typing import Any, Self
 import pandas as pd
 import torch
 
+from ..core.files import _as_path
 from ..core.progress import progress
 from ..core.validation import check_choice, check_count
 from ..core.validation import check_fraction, check_positive
@@ -30,7 +31,12 @@ from ..saliency.maps import SaliencyMasks, compute_maps
 from ..training.batch_norm import frozen_bn_loss, update_bn_stats
 from ..training.loop import augment_batch, prepare_network, train
 from ..training.losses import class_weights, cross_entropy_loss
-from ..training.settings import NetworkMethod, make_optimizer
+from ..saliency.masking import check_fill
+from masktune.training.settings import (
+    NetworkMethod,
+    check_benchmark,
+    make_optimizer,
+)
 
 # %% ../../nbs/methods/01_masktune.ipynb #6a716425
 PRESETS: dict[str, dict[str, Any]] = {
@@ -145,6 +151,7 @@ def _optimizer(net, s, state=None):
 
 def _resolve(method, bench):
     "The settings with the preset's values for what was left open, and masks that fit"
+    check_benchmark(bench)
     preset = PRESETS[check_choice("preset", method.preset, PRESETS)]
     left_open = {k: v for k, v in preset.items() if getattr(method, k) is None}
     s = replace(method, **left_open)
@@ -271,6 +278,10 @@ class _Iteration(_MaskedSteps):
         check_positive("n_std", s.n_std, zero=True)
         check_count("iterations", s.iterations)
         check_choice("bn_stats", s.bn_stats, ["masked", "frozen", "clean"])
+        for name in ("maps_from", "init_from"):
+            check_choice(name, getattr(s, name), [None, "best", "last"])
+        if not (isinstance(s.fill, str) and s.fill == "mean"):
+            check_fill(s.fill, ("black", "blur", "mean"))
         if isinstance(s.masks, str):
             check_choice("masks", s.masks, ["salient", "none"])
         if s.top_fraction is not None:
@@ -334,7 +345,7 @@ class MaskTune(_Iteration):
         s = self.settings_ = _resolve(self, bench)
         net, looking, state = _start(s, model, bench)
         opt = _optimizer(net, s, state)
-        folder = None if checkpoint is None else Path(checkpoint)
+        folder = None if checkpoint is None else _as_path(checkpoint)
         val_masks = s._val_masks(looking, bench, folder)
         measure = partial(s._measure, bench, val_masks)
         self.masks_: list = []

@@ -18,7 +18,7 @@ from ..core.progress import progress
 from ..core.validation import check_choice, check_fraction
 from ..data.split import Split
 from ..evaluation.features import Features, extract_features
-from .annotations import Annotations, _encoder_fingerprint
+from .annotations import Annotations
 from ..models.network import Network
 from ..models.wrap import as_network
 from ..plots.sheets import feature_maps
@@ -48,7 +48,7 @@ def _checked_answers(answers, net: Network) -> Annotations:
     "Answers about this network, of which at least one is given."
     if not isinstance(answers, Annotations):
         answers = Annotations.load(answers)
-    if answers.made_from != _encoder_fingerprint(net):
+    if answers.made_from != net.features_fingerprint():
         raise ValueError(
             "these answers are about the features of another network: pass the network "
             "that candidate_features was called with."

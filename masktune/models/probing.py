@@ -77,14 +77,25 @@ def _size_of(size):
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
+def _of_kind(config, name):
+    "Whether the settings are those of the image processor `name`, e.g. levit"
+    keys = ("image_processor_type", "feature_extractor_type")
+    return any(str(config.get(k)).lower().startswith(name) for k in keys)
+
+
 def _shape_from(config):
     "size, crop_pct and crop_mode, in timm's words"
     size, crop = config.get("size"), _size_of(config.get("crop_size"))
     whole, cropped = _size_of(size), crop and config.get("do_center_crop")
     if whole is None:
         return {}
+    if not isinstance(size, Mapping):
+        raise ValueError(
+            f"the image processor's size is {size}, which may mean either side or the shorter one: "
+            "save the processor again with a newer transformers."
+        )
     stretches, share = "height" in size, float(config.get("crop_pct") or 1)
-    if "levit" in str(config.get("image_processor_type")).lower():
+    if _of_kind(config, "levit"):
         share = 224 / 256
     if cropped:
         share *= crop[0] / whole[0]
@@ -98,14 +109,14 @@ def _shape_from(config):
     shape = dict(size=crop if cropped else whole, crop_pct=share)
     return shape | (dict(crop_mode="squash") if stretches else {})
 
-
+# %% ../../nbs/models/04_probing.ipynb #acb07767
 def _stats_from(config):
     "mean and std of an image in [0, 1]"
     factor = config.get("rescale_factor") or 1 / 255
     range_ = 255 * factor if config.get("do_rescale", True) else 255.0
     offset = 1.0 if config.get("rescale_offset") else 0.0
     mean, std = [0.0] * 3, [1.0] * 3
-    if config.get("do_normalize", True):
+    if config.get("do_normalize", not _of_kind(config, "mobilevit")):
         mean, std = config.get("image_mean"), config.get("image_std")
     if mean is None or std is None:
         return {}
@@ -118,8 +129,13 @@ def _stats_from(config):
 def _processor_config(processor):
     "The settings of an image processor, or of the file that it was saved to"
     if not isinstance(processor, (str, Path)):
-        known = hasattr(processor, "to_dict")
-        return processor.to_dict() if known else dict(processor)
+        config = processor.to_dict() if hasattr(processor, "to_dict") else processor
+        if isinstance(config, Mapping):
+            return config
+        raise ValueError(
+            f"processor={processor!r:.60} is no image processor of transformers, no folder with "
+            "one, and no dict of its settings."
+        )
     file = Path(processor)
     file = file / "preprocessor_config.json" if file.is_dir() else file
     if not file.is_file():
@@ -132,18 +148,15 @@ def _processor_config(processor):
 
 def read_processor(
     processor,  # an image processor of transformers, its folder, or its preprocessor_config.json
-) -> dict:  # some of size (H, W), crop_pct, crop_mode, interpolation, mean, std
+) -> dict:  # some of size (H, W), crop_pct, crop_mode, interpolation, mean, std, channel_order
     """Read how an image processor prepares images; nothing is fetched.
 
     A `ValueError` says what can't be done here.
     """
     config = _processor_config(processor)
-    if config.get("do_flip_channel_order"):
-        raise ValueError(
-            "the image processor flips red and blue: put x.flip(1) into the network, "
-            "and pass mean= and std= instead of the processor."
-        )
     found = _shape_from(config) | _stats_from(config)
+    if config.get("do_flip_channel_order", _of_kind(config, "mobilevit")):
+        found["channel_order"] = (2, 1, 0)
     if "size" in found and config.get("resample") in _RESAMPLING:
         found["interpolation"] = _RESAMPLING[config["resample"]]
     return found

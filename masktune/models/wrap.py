@@ -13,9 +13,10 @@ import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
+from ..core.validation import check_size, check_types
 from .checkpoints import unequal_tensors
 from .hooks import record_calls
-from .network import Network, eval_mode
+from .network import Network, check_normalisation, eval_mode
 from .probing import logits_in, own_config, plain_module
 from .probing import probe_images, read_processor
 from .seams import find_head, good_layers, hook_parts
@@ -204,13 +205,33 @@ def _normalisation(net, mean, std, processor):
     elif processor is not None:
         known |= read_processor(processor)
         mean, std = known.get("mean"), known.get("std")
+    mean, std = check_normalisation(mean, std)
     if mean is not None:
-        known |= dict(mean=tuple(mean), std=tuple(std))
+        known |= dict(mean=mean, std=std)
     return mean, std, known or None
 
+
+def _check_nothing_asked(*options):
+    "Refuse options for a network that is wrapped already: they would do nothing."
+    if any(option is not None for option in options):
+        raise ValueError(
+            "this network is a Network already, so mean=, std=, layer=, head= and processor= "
+            "would do nothing: wrap the original, or call set_normalisation(mean, std)."
+        )
+
+
+def _check_channels(net, mean, images):
+    "Refuse a mean of more or fewer channels than the network takes."
+    if mean is not None and len(mean) not in (1, images.shape[1]):
+        raise ValueError(
+            f"mean= and std= are of {len(mean)} channels, and {type(net).__name__} takes "
+            f"{images.shape[1]}: give a number for each of these."
+        )
+
 # %% ../../nbs/models/01_wrap.ipynb #33343952
+@check_types
 def wrap(
-    net: nn.Module,  # a classifier: torchvision's, timm's, transformers', your own
+    net,  # a classifier: torchvision's, timm's, transformers', your own; or a fitted method
     mean=None,  # of each channel, in [0, 1]; None: the network gets images in [0, 1] as they are
     std=None,  # of each channel
     size=None,  # side, or (H, W), of an image that it takes; None: what the network itself knows, else 224
@@ -228,16 +249,18 @@ def wrap(
     """
     net = plain_module(net)
     if isinstance(net, Network):
+        _check_nothing_asked(mean, std, layer, head, processor)
         return net
     mean, std, preprocessing = _normalisation(net, mean, std, processor)
     if size is None:
         size = (preprocessing or {}).get("size", 224)
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = check_size("size", size)
     with eval_mode(net):
         images = _images_for(net, size)
+        _check_channels(net, mean, images)
         model = _take_apart(net, images, layer, head)
-    if mean is not None:
-        model.set_normalisation(mean, std)
+    order = (preprocessing or {}).get("channel_order")
+    model.set_normalisation(mean, std, order)
     model.source, model.preprocessing = source, preprocessing
     model.wrapped_with = dict(size=size, layer=layer, head=head)
     model.training = net.training
@@ -281,7 +304,7 @@ def copy_weights(
     how = {k: v for k, v in model.wrapped_with.items() if v is not None}
     other = wrap(plain, **how)
     mine, theirs = model.state_dict(), other.state_dict()
-    skip = ("mean", "std", "head.weight", "head.bias")
+    skip = ("mean", "std", "channel_order", "head.weight", "head.bias")
     if wrong := unequal_tensors(mine, theirs).difference(skip):
         raise ValueError(
             f"{type(plain).__name__} is another network: "
@@ -314,8 +337,11 @@ def _check_copy(model, net, other):
     "The user's network must give what the tuned one gives, on images that it gets normalised"
     images = probe_images(net, other.wrapped_with.get("size", (224, 224)))
     shown = images
-    if model.mean is not None and not isinstance(net, Network):
-        shown = (images - model.mean.to(images)) / model.std.to(images)
+    if not isinstance(net, Network):
+        if model.channel_order is not None:
+            shown = shown[:, model.channel_order.to(shown.device)]
+        if model.mean is not None:
+            shown = (shown - model.mean.to(shown)) / model.std.to(shown)
     with eval_mode(model), eval_mode(net):
         with torch.no_grad():
             expected = model.logits(images.to(model.device)).to(images)

@@ -18,7 +18,12 @@ from ..core.validation import check_choice, check_count, check_types
 from .checkpoints import _need_safetensors, _weights_checksum
 from .checkpoints import fill, read_folder, read_weights
 from .checkpoints import saved_folder, unequal_tensors
-from .network import Network, resnet32, small_cnn
+from masktune.models.network import (
+    Network,
+    check_normalisation,
+    resnet32,
+    small_cnn,
+)
 from .wrap import wrap
 
 # %% ../../nbs/models/02_zoo.ipynb #67a9dd6f
@@ -145,6 +150,11 @@ def create_model(
     check_count("n_classes", n_classes, 2, maximum=10**6)
     if abs(seed) >= 2**63:
         raise ValueError(f"seed={seed!r:.30} must be below 2⁶³.")
+    mean, std = check_normalisation(mean, std)
+    if mean is not None and len(mean) not in (1, 3):
+        raise ValueError(
+            f"mean= and std= are of {len(mean)} channels, not of 1 or 3."
+        )
     source = dict(name=name, n_classes=n_classes, mean=mean, std=std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -322,6 +332,8 @@ def _load_folder(folder, network):
     stats = (known.get("mean"), known.get("std"), known.get("size"))
     model = wrap(net, *stats, processor=own)
     model.preprocessing = (model.preprocessing or {}) | known or None
+    if "channel_order" in known:
+        model.set_normalisation(*stats[:2], known["channel_order"])
     return model
 
 # %% ../../nbs/models/02_zoo.ipynb #91d65478

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ..core.validation import check_choice
+from ..core.validation import check_choice, check_count, check_fields
 from ..data.split import Split
 from ..evaluation.metrics import predict
 from ..methods.spuriosity import Ranking
 from .images import overlay_heatmap, overlay_mask, plot_rows
-from ..saliency.cam import _maps_and_logits
+from ..saliency.cam import _maps_and_logits, saliency_methods
 from ..saliency.masking import threshold_maps
 
 # %% ../../nbs/plots/03_browser.ipynb #d7068360
@@ -56,7 +56,7 @@ class _Orders:
 
     def _images_of(self, order, number):
         found, last = self.orders, self.pages(order) - 1
-        if not 0 <= number <= last:
+        if check_count("number", number, minimum=0) > last:
             raise ValueError(f"{order!r} has pages 0 to {last}, not {number}.")
         return found[order][number * self.n : (number + 1) * self.n]
 
@@ -190,6 +190,9 @@ class Browser(_Sliders):
     method: str = "xgradcam"  # of the maps: one of saliency_methods()
 
     def __post_init__(self):
+        check_fields(self)
+        check_count("n", self.n)
+        check_choice("method", self.method, saliency_methods())
         if not self.models:
             raise ValueError(
                 'a browser needs at least one network: Browser(split, {"ERM": erm.model_}).'

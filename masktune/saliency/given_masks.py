@@ -14,8 +14,9 @@ import torch
 from ..core.files import fingerprint
 from ..core.random import make_generator
 from ..data.split import Split
-from .maps import SaliencyMasks
-from .masking import HiddenByPosition, apply_mask, random_squares
+from .maps import SaliencyMaps, SaliencyMasks
+from .masking import HiddenByPosition, apply_mask
+from .masking import check_fill, random_squares
 
 # %% ../../nbs/saliency/03_given_masks.ipynb #b2ac0d4c
 class _MaskStack(HiddenByPosition):
@@ -61,20 +62,28 @@ class GivenMasks(_MaskStack):
     fill: object = "black"  # what hidden pixels become, see `apply_mask`
 
     def __post_init__(self):
+        check_fill(self.fill)
         if not isinstance(self.masks, SaliencyMasks):
-            masks = self.masks = torch.as_tensor(self.masks)
-            if masks.ndim != 3 or masks.dtype != torch.bool:
-                raise _not_masks_error(masks)
-
-    def masked_fraction(self) -> float:
-        "Return the mean share of an image's pixels that is hidden."
-        return hidden_shares(self, len(self))[0]
+            self.masks = _bool_masks(self.masks)
 
 # %% ../../nbs/saliency/03_given_masks.ipynb #464ce344
-def _not_masks_error(masks):
-    return ValueError(
+def _bool_masks(masks) -> torch.Tensor:
+    "Masks as bool N×H×W; a `ValueError` says what else they are."
+    if isinstance(masks, SaliencyMaps):
+        raise ValueError(
+            "masks= was given maps: make masks of them by maps.masks()."
+        )
+    try:
+        found = torch.as_tensor(masks)
+    except (TypeError, ValueError, RuntimeError):
+        what = f"a {type(masks).__name__}"
+    else:
+        if found.ndim == 3 and found.dtype == torch.bool:
+            return found
+        what = f"{found.dtype} of shape {tuple(found.shape)}"
+    raise ValueError(
         "masks must be bool, one H×W mask for each image (N×H×W, True = hidden), "
-        f"not {masks.dtype} of shape {tuple(masks.shape)}."
+        f"not {what}."
     )
 
 
@@ -117,6 +126,5 @@ def hidden_shares(
     "Return the mean share of pixels that is hidden, and the share of images in which nothing is."
     if isinstance(masks, RandomSquares):
         return masks.masked_fraction(), 0.0
-    parts = torch.arange(n).split(1024)
-    each = torch.cat([masks.on(p, device).float().mean((1, 2)) for p in parts])
-    return each.mean().item(), (each == 0).float().mean().item()
+    pixels, size = masks.hidden_pixels(device), masks[torch.arange(1)].numel()
+    return pixels.sum().item() / (n * size), (pixels == 0).sum().item() / n

@@ -6,7 +6,6 @@
 __all__ = ['SaliencyMaps', 'SaliencyMasks', 'compute_maps']
 
 # %% ../../nbs/saliency/02_maps.ipynb #b6b93c1c
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +14,14 @@ import torch
 from ..core.distributed import distributed_state, rank_and_world_size
 from ..core.files import fingerprint, read_tensors, write_tensors
 from ..core.progress import Throttle, progress
-from ..core.validation import check_choice, check_count, check_types
+from ..core.validation import check_choice, check_count
+from ..core.validation import check_fields, check_types
 from ..data.split import Split
 from ..evaluation.metrics import gather_across_ranks
 from ..models.network import check_outputs
 from ..models.wrap import as_network, inference_copy
 from .cam import _maps_and_logits
-from .masking import HiddenByPosition
+from .masking import HiddenByPosition, check_fill
 from .masking import threshold_maps, uncrop_mask
 from ..training.augment import View
 
@@ -139,6 +139,12 @@ class SaliencyMasks(HiddenByPosition):
         return len(self.maps)
 
     def __post_init__(self):
+        check_fields(self)
+        check_fill(self.fill)
+        if not isinstance(self.previous, SaliencyMasks | None):
+            raise TypeError(
+                f"previous must be SaliencyMasks, not {self.previous!r:.60}."
+            )
         self._values: dict = {}  # device -> all maps: a few dozen numbers an image
 
     def on(self, index, device) -> torch.Tensor:
@@ -148,16 +154,6 @@ class SaliencyMasks(HiddenByPosition):
         values = self._values[device][index]
         masks = _thresholded(values, self.maps.size, self.maps.box, self.rule)
         return masks | self.previous.on(index, device) if self.previous else masks
-
-    def hidden_pixels(self) -> torch.Tensor:
-        "Count the hidden pixels of each image."
-        parts = torch.arange(len(self)).split(1024)
-        return torch.cat([self[part].flatten(1).sum(1) for part in parts])
-
-    def masked_fraction(self) -> float:
-        "How much of an image is hidden, on average"
-        n = len(self) * math.prod(self.maps.size)
-        return self.hidden_pixels().sum().item() / n
 
     @property
     def n_blank(self) -> int:

@@ -12,7 +12,20 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..core.validation import check_count, check_fields
+from ..core.validation import check_fraction, check_positive
+
 # %% ../../nbs/training/04_augment.ipynb #5993a1c8
+def _check_crop(crop, resize):
+    "Refuse sides that are no whole numbers, and a crop that is larger than its picture."
+    check_count("crop", crop)
+    if resize is not None and check_count("resize", resize) < crop:
+        raise ValueError(
+            f"resize={resize} is smaller than crop={crop}: a crop can't be larger than the "
+            "picture it is taken of."
+        )
+
+# %% ../../nbs/training/04_augment.ipynb #da309600
 @dataclass(frozen=True)
 class View:
     "The part of a picture that a network is shown: resized, then cropped at the centre."
@@ -20,6 +33,9 @@ class View:
     crop: int  # side of what the network sees, in pixels
     # the picture's short side before the crop; None: as `crop`
     resize: int | None = None
+
+    def __post_init__(self):
+        _check_crop(self.crop, self.resize)
 
     def _scale(self, height, width):
         return (self.resize or self.crop) / min(height, width)
@@ -88,6 +104,22 @@ def _crop_sizes(augment, draw, n):
     return width.clamp(max=1), height.clamp(max=1)
 
 # %% ../../nbs/training/04_augment.ipynb #50385002
+def _check_range(name, pair, most):
+    "Refuse what is no pair of numbers from low to high, above 0 and up to `most`."
+    wrong = len(pair) != 2 or isinstance(pair, torch.Tensor)
+    if (
+        wrong
+        or not 0
+        < check_positive(name, pair[0])
+        <= check_positive(name, pair[1])
+        <= most
+    ):
+        raise ValueError(
+            f"{name}={pair!r:.60} must be two numbers, the lower first, above 0"
+            + (f" and {most} at most." if most == 1 else ".")
+        )
+
+# %% ../../nbs/training/04_augment.ipynb #d4e787ed
 @dataclass(frozen=True)
 class Augment:
     "Random crop, flip, rotation and shift, drawn for each image."
@@ -100,6 +132,15 @@ class Augment:
     degrees: float = 0.0  # largest rotation
     shift: float = 0.0  # largest shift, as a share of the side
     pad: int = 0  # largest shift in whole pixels, as in "random crop with padding"
+
+    def __post_init__(self):
+        check_fields(self)
+        _check_range("scale", self.scale, 1)
+        _check_range("ratio", self.ratio, float("inf"))
+        check_fraction("flip", self.flip)
+        check_positive("degrees", self.degrees, zero=True)
+        check_fraction("shift", self.shift)
+        check_count("pad", self.pad, minimum=0)
 
     def __call__(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..core.distributed import rank_and_world_size
-from ..core.files import read_tensors, write_tensors
+from ..core.files import _as_path, read_tensors, write_tensors
 from ..core.progress import Throttle
 
 # %% ../../nbs/training/02_checkpoints.ipynb #2cd39b18
@@ -45,7 +45,7 @@ class _Folder:
         folder,  # where they are kept, or None
         identity: str,  # of the run
     ):
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else _as_path(folder)
         self.identity, self._throttle = identity, Throttle()
 
     @property

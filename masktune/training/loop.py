@@ -34,7 +34,8 @@ from .checkpoints import Checkpoints
 from .losses import class_weights, cross_entropy_loss
 from .processes import all_reduce, average_buffers
 from .processes import shard_batch, synced_batch_norm
-from .settings import NetworkMethod, lr_multiplier, make_optimizer
+from .settings import NetworkMethod, check_benchmark
+from .settings import lr_multiplier, make_optimizer
 from .trackers import _log_row
 
 # %% ../../nbs/training/01_loop.ipynb #64903490
@@ -295,6 +296,7 @@ def prepare_network(
 ) -> Network:  # on the device that the settings ask for
     "A copy of `model` to train. Raise a `ValueError` if settings, network and data don't fit."
     settings.check_settings()
+    check_benchmark(bench)
     net = as_network(model, size=bench.train.image_size)
     if settings.needs_trained and net.untrained:
         raise _untrained_error(settings)

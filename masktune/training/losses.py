@@ -28,7 +28,10 @@ def class_weights(
         check_choice("class_weight", given, ["balanced"])
         n = torch.bincount(split.labels, minlength=n_classes)
         return torch.where(n > 0, len(split) / ((n > 0).sum() * n), 0)
-    weights = torch.as_tensor(given, dtype=torch.float32)
+    try:
+        weights = torch.as_tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise _class_weight_error(given, n_classes) from None
     fits = weights.shape == (n_classes,) and weights.isfinite().all()
     if not fits or (weights < 0).any():
         raise _class_weight_error(given, n_classes)
@@ -39,7 +42,9 @@ def _class_weight_error(given, n_classes):
     expected = (
         f"{n_classes} finite weights, one for each class, none of them negative"
     )
-    return ValueError(f"class_weight={given!r} must be 'balanced' or {expected}.")
+    return ValueError(
+        f"class_weight={given!r:.60} must be 'balanced' or {expected}."
+    )
 
 # %% ../../nbs/training/06_losses.ipynb #1dbf463c
 def image_losses(
