@@ -7,8 +7,10 @@ os.environ.setdefault("MASKTUNE_LOG", os.devnull)
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MASKTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+def own_cache(request, tmp_path_factory, monkeypatch):
+    "A test has a cache of its own; real data goes where the pages find it, and is decoded once"
+    if "data" not in request.fixturenames:
+        monkeypatch.setenv("MASKTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(autouse=True)
