@@ -19,7 +19,7 @@ demo: $(READY) ## see a network fall for a shortcut, and MaskTune pull it out (u
 # processes of one thread each: small networks gain little from a second thread; a third process works while tests of Slurm and of killed runs wait
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY) ## all tests but the slow ones
-	$(PYTHON) -m pytest -q -m "not slow" --durations=15 -n 3 --dist loadgroup --no-loadscope-reorder
+	$(PYTHON) -m pytest -q -m "not slow" --durations=15 -n 3 --dist loadscope --no-loadscope-reorder
 	$(SCRIPTS)/nbdev_test --n_workers 2 $(if $(MASKTUNE_DATA),--flags data)
 
 test-all: $(READY) ## the slow ones as well

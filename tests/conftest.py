@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +11,27 @@ FIRST = ("test_slurm.py", "test_team.py", "test_sweep.py", "the_real_", "test_se
 FIRST += ("test_every_experiment", "kill_9", "test_cli.py", "test_types", "test_fit_a_folder")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    "Tests with a fixture of their file stay in one process, which makes it once (`--dist loadgroup`)"
-    for item in items:
-        found = item._fixtureinfo.name2fixturedefs.values()
-        if any(f[-1].scope == "module" for f in found):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    place = {i.nodeid: [w in i.nodeid for w in FIRST] for i in items}
-    items.sort(key=lambda item: place[item.nodeid], reverse=True)
+    def is_first(item):
+        return [first in f"{item.path.name}::{item.name}" for first in FIRST]
+
+    items.sort(key=is_first, reverse=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "`--dist loadscope`: a file that shares a fixture stays in one process, which makes it once"
+    from xdist.scheduler import LoadScopeScheduling
+
+    files = Path(__file__).parent.glob("test_*.py")
+    shared = {f.name for f in files if 'fixture(scope="module")' in f.read_text()}
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return file if Path(file).name in shared else nodeid
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(autouse=True)
