@@ -19,7 +19,7 @@ demo: $(READY) ## see a network fall for a shortcut, and MaskTune pull it out (u
 # processes of one thread each: small networks gain little from a second thread; a third process works while tests of Slurm and of killed runs wait
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY) ## all tests but the slow ones
-	$(PYTHON) -m pytest -q -m "not slow" --durations=15 -n 3 --dist worksteal
+	$(PYTHON) -m pytest -q -m "not slow" --durations=15 -n 3 --dist loadscope --no-loadscope-reorder
 	$(SCRIPTS)/nbdev_test --n_workers 2 $(if $(MASKTUNE_DATA),--flags data)
 
 test-all: $(READY) ## the slow ones as well
@@ -63,5 +63,6 @@ clean: ## remove what was made, but not results/
 	@$(SYSTEM_PYTHON) -c "import ensurepip, venv" 2>/dev/null || { echo "This Python came without venv and ensurepip. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(SYSTEM_PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet --editable ".[dev]"
+	.venv/bin/python -m pip install --quiet --no-compile --editable ".[dev]"
+	-@.venv/bin/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib    # on all cores; pip takes one, and compiles tests as well
 	@touch $@

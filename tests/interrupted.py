@@ -1,26 +1,21 @@
 "Runs that are stopped: by an exception at their n-th batch, or as real processes by kill -9."
 
+import importlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import torch
 
-RUN = """
-import sys, torch
-sys.path.insert(0, {here!r})
-from {module} import {data}, method
 from masktune.models.zoo import create_model, save_model
-torch.set_num_threads(1)
-m = method().fit(create_model("small_cnn", 2), {data}(), checkpoint=sys.argv[1])
-save_model(m.model_, sys.argv[2] + "/best.pt")
-save_model(m.last_, sys.argv[2] + "/last.pt")
-m.history_.to_csv(sys.argv[2] + "/history.csv")
-if hasattr(m, "group_weights_"):
-    m.group_weights_.to_csv(sys.argv[2] + "/weights.csv")
-"""
+
+# processes that `start` makes are copies of one that has imported these, and has computed nothing
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["torch._dynamo", "torchvision.transforms.v2", "masktune.methods.group_dro_jtt"]
+)
 
 
 class Stop(Exception):
@@ -45,18 +40,31 @@ class Interrupted:
         return x + 0.01 * noise.to(x.device)
 
 
-def start(module, data, checkpoint, out):
-    "A process that fits `method()` of a test module on its `data()`, and leaves weights and history in `out`"
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            RUN.format(here=os.path.dirname(__file__), module=module, data=data),
-            checkpoint,
-            out,
-        ],
-        env=os.environ | {"MASKTUNE_LOG": os.devnull},
-    )
+def fit(module, data, checkpoint, out):
+    "Fit `method()` of a test module on its `data()`, and leave weights and history in `out`"
+    torch.set_num_threads(1)
+    sys.path.insert(0, os.path.dirname(__file__))
+    tests = importlib.import_module(module)
+    net, bench = create_model("small_cnn", 2), getattr(tests, data)()
+    m = tests.method().fit(net, bench, checkpoint=checkpoint)
+    save_model(m.model_, out / "best.pt")
+    save_model(m.last_, out / "last.pt")
+    m.history_.to_csv(out / "history.csv")
+    if hasattr(m, "group_weights_"):
+        m.group_weights_.to_csv(out / "weights.csv")
+
+
+def start(*what):
+    "A process of its own that does `fit(*what)`"
+    process = SERVER.Process(target=fit, args=what)
+    process.start()
+    return process
+
+
+def ended(process):
+    "Its exit code"
+    process.join()
+    return process.exitcode
 
 
 def whole_and_killed(module, data, folder, waits):
@@ -69,22 +77,23 @@ def whole_and_killed(module, data, folder, waits):
     )
     for d in (whole, killed):
         d.mkdir()
-    assert start(module, data, folder / "c1", whole).wait() == 0
+    assert ended(start(module, data, folder / "c1", whole)) == 0
     for wait in waits:
         process, last, seen = (
             start(module, data, checkpoint, killed),
             checkpoint / "last.pt",
             None,
         )
-        while process.poll() is None and (
+        while process.is_alive() and (
             not last.exists() or seen is None
         ):  # let it get somewhere first
             seen = last.stat().st_mtime_ns if last.exists() else None
             time.sleep(0.02)
         time.sleep(wait)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
             kills += 1
-        process.wait()
-    assert start(module, data, checkpoint, killed).wait() == 0
+        code = ended(process)
+        assert code in (0, -signal.SIGKILL), code
+    assert ended(start(module, data, checkpoint, killed)) == 0
     return whole, killed, kills

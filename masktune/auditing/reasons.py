@@ -12,8 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
 
 from .evidence import Evidence, mean_interval
 from .places import name_place
@@ -34,6 +32,9 @@ def cluster_maps(
     np.ndarray, float
 ]:  # N cluster numbers (0 is the largest), best silhouette
     "Clusters of places; all images are in cluster 0 where the maps do not fall apart."
+    from sklearn.cluster import KMeans  # slow to import
+    from sklearn.metrics import silhouette_score
+
     flat = values.float().flatten(1)
     flat = (flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)).numpy()
     best, found = 0.0, np.zeros(len(flat), dtype=int)

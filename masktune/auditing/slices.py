@@ -9,8 +9,6 @@ __all__ = ['LEAST_TO_RANK', 'worst_slice', 'measure_slices', 'measure_features']
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 
 from .evidence import Evidence, unpaired_interval
 from .evidence import wilson_interval
@@ -32,6 +30,8 @@ def _assign_slices(
     seed: int,
 ) -> np.ndarray:  # N slice numbers
     "Clusters of each class's features, found on one half and extended to the other."
+    from sklearn.cluster import KMeans  # slow to import
+
     found, n_slices = np.zeros(len(labels), dtype=int), 0
     for k in np.unique(labels):
         mine = labels == k
@@ -55,6 +55,8 @@ def worst_slice(
     np.ndarray, np.ndarray
 ]:  # N bools: in the worst slice; N bools: held out for measuring
     "The slice with the lowest accuracy on a random half of the images."
+    from sklearn.decomposition import PCA  # slow to import
+
     draw = make_generator(seed, "slices")
     first = (torch.rand(len(predictions), generator=draw) < 0.5).numpy()
     labels = torch.as_tensor(predictions.labels).numpy()

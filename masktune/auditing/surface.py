@@ -16,9 +16,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from .evidence import _Z, Evidence, unpaired_interval
 from ..core.files import resolve_path
@@ -148,6 +145,9 @@ def _cross_validated(
     seed: int,
 ) -> np.ndarray:  # N predicted labels
     "Out-of-fold predictions of a small forest."
+    from sklearn.ensemble import ExtraTreesClassifier  # slow to import
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     forest = ExtraTreesClassifier(
         30, min_samples_leaf=_LEAF, class_weight="balanced", random_state=seed
     )
@@ -159,6 +159,8 @@ def _cross_validated(
 
 def _balanced_interval(labels, answers) -> tuple[float, float]:
     "The 95 % interval of a balanced accuracy, from the binomial error of each class."
+    from sklearn.metrics import balanced_accuracy_score  # slow to import
+
     variance, classes = 0.0, np.unique(labels)
     for k in classes:
         n = (labels == k).sum()
@@ -176,6 +178,8 @@ def measure_surface(
     seed: int = 0,  # of what is drawn
 ) -> list[Evidence]:
     "For each family of numbers, how well it alone predicts the class; nothing where images are too few."
+    from sklearn.metrics import balanced_accuracy_score  # slow to import
+
     labels, found = np.asarray(labels), []
     several = (
         np.bincount(labels)[labels] > 1

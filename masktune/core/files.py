@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,9 +159,9 @@ def read_tensors(
 
 # %% ../../nbs/core/01_files.ipynb #f8d4e9a0
 def _update_hash(h, thing):
-    import torch  # here, so that listing runs needn't wait for it
+    torch = sys.modules.get("torch")  # till it is imported, nothing is a tensor
 
-    if isinstance(thing, torch.nn.Module):
+    if torch and isinstance(thing, torch.nn.Module):
         thing = thing.state_dict()
     if isinstance(thing, dict):
         for k, v in thing.items():
@@ -169,7 +170,7 @@ def _update_hash(h, thing):
     elif isinstance(thing, (list, tuple, Iterator)):
         for v in thing:
             _update_hash(h, v)
-    elif isinstance(thing, torch.Tensor):
+    elif torch and isinstance(thing, torch.Tensor):
         t = thing.detach().cpu().contiguous()
         h.update(f"{t.dtype}{tuple(t.shape)}".encode())
         h.update(t.flatten().view(torch.uint8).numpy() if t.numel() else b"")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
-from scipy.stats import mannwhitneyu
 from torch import nn
 
 from ..core.files import atomic_write
@@ -238,6 +237,8 @@ def group_separating_features(
     least: float = 0.75,  # area under the ROC curve from which a feature counts as spurious
 ) -> dict[int, list[int]]:  # class number -> features
     "Those of the features that are higher in a class's largest group than in its others."
+    from scipy.stats import mannwhitneyu  # slow to import
+
     if features.groups is None:
         raise ValueError(
             "these images have no groups to choose spurious features by: "

@@ -14,7 +14,6 @@ from typing import Self
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
 from torch import nn
 
 from ..core.distributed import resolve_device
@@ -107,6 +106,8 @@ def _minimise(smooth, start, price, steps, tol):
 
     first = (signs * start).clamp(min=0) if l1 else start
     first = first.flatten().double().cpu().numpy()
+    from scipy.optimize import minimize  # slow to import
+
     found = minimize(
         loss_and_gradient,
         first,

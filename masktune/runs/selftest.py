@@ -39,7 +39,7 @@ _PARTS = {
     "bench": _Part(
         "bench",
         dict(only="maps,masking,training,ULE", images=256, rounds=4, threads=8),
-        dict(only="masking", images=2, repeats=1, chunk=64)
+        dict(only="masking", images=2, repeats=1, chunk=64, threads=1)
         | dict(rounds=1, side=64, epoch_images=8),
     ),
     "mnist": _Part(

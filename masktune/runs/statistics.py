@@ -8,7 +8,6 @@ __all__ = ['holm_correction']
 # %% ../../nbs/runs/11_statistics.ipynb #dfd4e7d8
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .selection import SELECTION_RULES, varying_settings
 
@@ -18,6 +17,8 @@ def _bootstrap_interval(differences, n_resamples=9999):
     differences = np.asarray(differences, float)
     if differences.shape[-1] < 2:
         return np.nan, np.nan
+    from scipy import stats  # slow to import
+
     found = stats.bootstrap(
         (differences,),
         np.mean,
@@ -34,6 +35,8 @@ def _wilcoxon(differences):
     differences = np.asarray(differences, float)
     if len(differences) < 6:
         return np.nan
+    from scipy import stats  # slow to import
+
     return stats.wilcoxon(differences).pvalue if differences.any() else 1.0
 
 # %% ../../nbs/runs/11_statistics.ipynb #a8af613b
