@@ -169,7 +169,7 @@ def audit(
     n: int | None = 1000,  # images to look at; None: all
     n_std: float = 2.0,  # hot is what exceeds mean + n_std standard deviations of a map
     seed: int = 0,  # of everything that is drawn
-    device: str | None = None,  # where to compute; None: where the network is
+    device: str | torch.device | None = None,  # None: where the network is
 ) -> AuditReport | AuditComparison:
     """Does the classifier cheat, at what, and would hiding help?
 

@@ -139,7 +139,7 @@ def fit_l1_head(
 
     x = features.values.float()
     shift, scale = _moments(x, standardize)
-    x = ((x - shift) / scale).double().numpy()
+    x = ((x - shift) / scale).numpy()
     solver = LogisticRegression(
         C=C, l1_ratio=1, solver="liblinear", random_state=0, max_iter=1000
     )

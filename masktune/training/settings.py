@@ -45,7 +45,8 @@ class Method:
 
     batch_size: int = 128  # images a step
     seed: int = 0  # of everything that is drawn
-    device: str | None = None  # None: the first GPU, else Apple's, else the CPU
+    # None: the first GPU, else Apple's, else the CPU
+    device: str | torch.device | None = None
 
     needs_trained = False  # whether `fit` refuses a network with random weights
 
