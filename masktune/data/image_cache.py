@@ -120,7 +120,7 @@ def _write_pixels(out, files: _Files, todo, pool) -> dict[int, str]:
                 pairs = list(zip(numbers, found))
                 broken |= {i: why for i, why in pairs if isinstance(why, str)}
                 waiting += [pair for pair in pairs if pair[0] not in broken]
-                if time.monotonic() - last > 1:
+                if time.monotonic() - last > 0.2:
                     note(waiting)
                     waiting, last = [], time.monotonic()
         finally:
