@@ -45,8 +45,7 @@ class Method:
 
     batch_size: int = 128  # images a step
     seed: int = 0  # of everything that is drawn
-    # None: the first GPU, else Apple's, else the CPU
-    device: str | torch.device | None = None
+    device: str | torch.device | None = None  # None: a GPU where there is one
 
     needs_trained = False  # whether `fit` refuses a network with random weights
 
