@@ -197,7 +197,7 @@ def measure_surface(
         )
         low, high = _balanced_interval(labels, answers)
         sentence = (
-            f"The {name} alone predicts the class with a balanced accuracy of "
+            f"From the {name} alone the class is predicted with a balanced accuracy of "
             f"{100 * value:.0f} %; with shuffled labels, {100 * chance:.0f} %."
         )
         found.append(
