@@ -81,9 +81,7 @@ def _check_labelled(images, labels, path):
 def _check_apart(images, others, path, other):
     "Raise where two files that should differ start with the same images."
     n = min(len(images), len(others))
-    first = min(
-        n, 16
-    )  # tells nearly all files apart: the rest is then not compared
+    first = min(n, 16)  # tells nearly all files apart
     if n and all(torch.equal(images[:k], others[:k]) for k in (first, n)):
         raise ValueError(
             f"{path} and {other} hold the same images: one was copied over."

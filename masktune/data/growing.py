@@ -16,22 +16,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core.files import explain_disk_error, fingerprint
+from ..core.files import fingerprint
 from ..core.progress import progress
 from .encoded import QUALITY, EncodedImages, ShardWriter
 from .encoded import encode_jpeg, pixel_limit, warn_of_jpegs
-from .scan import CACHE_ADVICE, cache_root
+from .scan import cache_root, explain_cache_error
 
 # %% ../../nbs/data/26_growing.ipynb #1413b2e8
 def _shape_error(i, shape, before):
     return ValueError(
         f"image {i} has the shape {shape}, and those before {before}: pass size=."
     )
-
-
-def _explained():
-    "What the system says of the disk of the cache becomes a sentence."
-    return explain_disk_error(cache_root() / "images", CACHE_ADVICE)
 
 # %% ../../nbs/data/26_growing.ipynb #64d9612a
 class _Growing:
@@ -40,7 +35,7 @@ class _Growing:
     def __init__(self):
         self.folder = cache_root() / "images"
         self.path = self.folder / f".{os.getpid()}-{id(self)}.growing"
-        with _explained():
+        with explain_cache_error():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.file, self.hash = open(self.path, "wb"), hashlib.blake2b()
         self.shape, self.n = None, 0
@@ -62,7 +57,7 @@ class _Growing:
         if pixels.shape != self.shape:
             raise _shape_error(self.n, pixels.shape, self.shape)
         data = pixels.tobytes()
-        with _explained():
+        with explain_cache_error():
             self._write(pixels, data)
         self.hash.update(data)
         self.n += 1
@@ -81,7 +76,7 @@ class _PixelFile(_Growing):
 
     def finish(self) -> tuple[torch.Tensor | EncodedImages, str]:
         "(uint8 N×C×H×W, memory-mapped; its fingerprint)."
-        with _explained():
+        with explain_cache_error():
             self.file.close()
         key = self._key()
         file, shape = self.folder / f"{key}.u8", (self.n, *self.shape)
@@ -131,7 +126,7 @@ class GrowingImages(_PixelsOrJpegs):
         "(uint8 N×C×H×W, memory-mapped or encoded; its fingerprint)."
         if self.jpegs is None:
             return super().finish()
-        with _explained():
+        with explain_cache_error():
             self.jpegs.flush()
         key = fingerprint(self._key(), "jpeg", QUALITY)
         folder = self.folder / f"{key}.jpegs"

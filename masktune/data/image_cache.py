@@ -25,7 +25,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from filelock import FileLock
 
-from ..core.files import explain_disk_error, fingerprint, resolve_path
+from ..core.files import fingerprint, resolve_path
 from ..core.threads import map_in_chunks
 from ..core.validation import check_choice
 from .encoded import QUALITY, EncodedImages, encode_jpeg
@@ -34,8 +34,8 @@ from .encoded import write_encoded
 from .folders import missing_path_error
 from .pixels import to_rgb_image
 from .resize import ImageSize, Resize, check_transform, choose_resize
-from .scan import CACHE_ADVICE, Scan, cache_root, content_hash
-from .scan import refuse_special, scan_files
+from .scan import Scan, cache_root, content_hash
+from .scan import explain_cache_error, refuse_special, scan_files
 
 # %% ../../nbs/data/01_image_cache.ipynb #195532cd
 def _open_image(file, resize: Resize) -> Image.Image:
@@ -224,7 +224,7 @@ def _decoded_shape(scan: Scan, resize: Resize, paths) -> tuple[int, int]:
 def _cache_lock(key):
     "Within the block nobody else decodes the images `key`; errors of the disk name the cache."
     images, locks = cache_root() / "images", cache_root() / "locks"
-    with explain_disk_error(images, CACHE_ADVICE):
+    with explain_cache_error():
         for folder in (images, locks):
             folder.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / key):

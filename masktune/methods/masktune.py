@@ -32,11 +32,8 @@ from ..training.batch_norm import frozen_bn_loss, update_bn_stats
 from ..training.loop import augment_batch, prepare_network, train
 from ..training.losses import class_weights, cross_entropy_loss
 from ..saliency.masking import check_fill
-from masktune.training.settings import (
-    NetworkMethod,
-    check_benchmark,
-    make_optimizer,
-)
+from ..training.settings import NetworkMethod, check_benchmark
+from ..training.settings import make_optimizer
 
 # %% ../../nbs/methods/01_masktune.ipynb #6a716425
 PRESETS: dict[str, dict[str, Any]] = {

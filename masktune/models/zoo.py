@@ -18,12 +18,8 @@ from ..core.validation import check_choice, check_count, check_types
 from .checkpoints import _need_safetensors, _weights_checksum
 from .checkpoints import fill, read_folder, read_weights
 from .checkpoints import saved_folder, unequal_tensors
-from masktune.models.network import (
-    Network,
-    check_normalisation,
-    resnet32,
-    small_cnn,
-)
+from .network import Network, check_normalisation
+from .network import resnet32, small_cnn
 from .wrap import wrap
 
 # %% ../../nbs/models/02_zoo.ipynb #67a9dd6f
